@@ -1,0 +1,325 @@
+package bind
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.zx2c4.com/wireguard/conn"
+)
+
+func TestPortInUse(t *testing.T) {
+	c := udpConn(t, "0.0.0.0:0")
+	port := uint16(c.LocalAddr().(*net.UDPAddr).Port)
+	b := New(Options{})
+	_, _, err := b.Open(port)
+	if !errors.Is(err, syscall.EADDRINUSE) || !strings.Contains(err.Error(), fmt.Sprint(port)) || !strings.Contains(err.Error(), "ListenPort") {
+		t.Errorf("got %v, want an error with the port and what to do", err)
+	}
+	if b.Port() != 0 {
+		t.Errorf("port %d after a failure", b.Port())
+	}
+	// The failure leaves nothing behind.
+	c.Close()
+	if _, got, err := b.Open(port); err != nil || got != port {
+		t.Errorf("got port %d, %v, want %d", got, err, port)
+	}
+	b.Shutdown()
+}
+
+func TestOpenTwice(t *testing.T) {
+	b := openBind(t, Options{})
+	if _, _, err := b.Open(0); err != conn.ErrBindAlreadyOpen {
+		t.Errorf("got %v, want ErrBindAlreadyOpen", err)
+	}
+}
+
+// TestFamilyMissing is about hosts without one of the families: the port is still that of the socket there is.
+func TestFamilyMissing(t *testing.T) {
+	for _, missing := range []string{"udp4", "udp6", "udp4 udp6"} {
+		t.Run(missing, func(t *testing.T) {
+			b := New(Options{})
+			defer b.Shutdown()
+			b.open = func(network string, port uint16, mark uint32) (*socket, error) {
+				if strings.Contains(missing, network) {
+					return nil, &net.OpError{Op: "listen", Err: os.NewSyscallError("socket", syscall.EAFNOSUPPORT)}
+				}
+				return listen(network, port, mark)
+			}
+			fns, port, err := b.Open(0)
+			if len(missing) > 4 {
+				if !errors.Is(err, syscall.EAFNOSUPPORT) {
+					t.Errorf("got %v, want EAFNOSUPPORT", err)
+				}
+				return
+			}
+			if err != nil || port == 0 || len(fns) != 2 {
+				t.Fatalf("got %d functions, port %d, %v", len(fns), port, err)
+			}
+			// Opening again on that port is what WireGuard does with each change.
+			b.Close()
+			if _, again, err := b.Open(port); err != nil || again != port {
+				t.Errorf("got port %d, %v, want %d", again, err, port)
+			}
+			to := netip.MustParseAddrPort("127.0.0.1:9")
+			if missing == "udp6" {
+				to = netip.MustParseAddrPort("[::1]:9")
+			}
+			ep, _ := b.ParseEndpoint(to.String())
+			err = b.Send([][]byte{transport(32, 0)}, ep)
+			if wantErr := (missing == "udp4") == to.Addr().Is4(); wantErr != errors.Is(err, syscall.EAFNOSUPPORT) {
+				t.Errorf("send to %s: %v", to, err)
+			}
+		})
+	}
+}
+
+// TestRetryOtherPort is about a port that is free for IPv4 and taken for IPv6.
+func TestRetryOtherPort(t *testing.T) {
+	b := New(Options{})
+	defer b.Shutdown()
+	failures := 3
+	b.open = func(network string, port uint16, mark uint32) (*socket, error) {
+		if network == "udp6" && failures > 0 {
+			failures--
+			return nil, syscall.EADDRINUSE
+		}
+		return listen(network, port, mark)
+	}
+	if _, port, err := b.Open(0); err != nil || port == 0 || failures != 0 {
+		t.Errorf("got port %d, %v, %d failures left", port, err, failures)
+	}
+	b.Close()
+	failures = 1 << 20
+	if _, _, err := b.Open(0); !errors.Is(err, syscall.EADDRINUSE) {
+		t.Errorf("got %v, want EADDRINUSE", err)
+	}
+	if used := 1<<20 - failures; used != maxPortTries {
+		t.Errorf("%d tries, want %d", used, maxPortTries)
+	}
+}
+
+// TestAlternatingFamilies sends to both families in turn: in wireguard-go's own bind an address buffer that they shared kept the
+// length of IPv4 addresses, so that the last of these packets went elsewhere.
+func TestAlternatingFamilies(t *testing.T) {
+	a, b := openBind(t, Options{}), openBind(t, Options{})
+	for i, to := range []netip.AddrPort{b.addr6(), b.addr4(), b.addr6(), b.addr6(), b.addr4(), b.addr4(), b.addr6()} {
+		if err := a.Send([][]byte{transport(64, uint32(i))}, endpointTo(t, a, to)); err != nil {
+			t.Fatal(err)
+		}
+		got := b.next(t)
+		if number(got.data) != uint32(i) || got.ep.DstIP() != to.Addr() || got.ep.DstToString() != netip.AddrPortFrom(to.Addr(), a.port).String() {
+			t.Errorf("got %d from %s, want %d from %s", number(got.data), got.ep.DstToString(), i, to.Addr())
+		}
+	}
+}
+
+// TestSendMany sends more packets in one call than the batch size, of sizes in any order, and expects every one, in order.
+func TestSendMany(t *testing.T) {
+	a, b := openBind(t, Options{}), openBind(t, Options{})
+	ep := endpointTo(t, a, b.addr4())
+	sizes := []int{1452, 1452, 1452, 100, 100, 1452, 32, 32, 32, 48, 1280, 60000, 33}
+	var bufs [][]byte
+	for i := range 3*batchSize + 7 {
+		bufs = append(bufs, transport(sizes[i%len(sizes)], uint32(i)))
+	}
+	if err := a.Send(bufs, ep); err != nil {
+		t.Fatal(err)
+	}
+	for i := range bufs {
+		if got := b.next(t); number(got.data) != uint32(i) || len(got.data) != len(bufs[i]) {
+			t.Fatalf("got packet %d of %d bytes, want %d of %d", number(got.data), len(got.data), i, len(bufs[i]))
+		}
+	}
+}
+
+func TestSendEdges(t *testing.T) {
+	b := New(Options{})
+	ep, err := b.ParseEndpoint("127.0.0.1:9")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Send([][]byte{transport(32, 0)}, ep); err != net.ErrClosed {
+		t.Errorf("closed: got %v, want net.ErrClosed", err)
+	}
+	if _, _, err := b.Open(0); err != nil {
+		t.Fatal(err)
+	}
+	defer b.Shutdown()
+	if err := b.Send(nil, ep); err != nil {
+		t.Errorf("nothing to send: %v", err)
+	}
+	if err := b.Send([][]byte{{}, {}}, ep); err != nil {
+		t.Errorf("empty packets: %v", err)
+	}
+	if err := b.Send(nil, &conn.StdNetEndpoint{}); err != conn.ErrWrongEndpointType {
+		t.Errorf("foreign endpoint: got %v, want ErrWrongEndpointType", err)
+	}
+	for _, s := range []string{"", "example.org:1", "127.0.0.1", "127.0.0.1:99999", "[::1]"} {
+		if _, err := b.ParseEndpoint(s); err == nil {
+			t.Errorf("ParseEndpoint(%q) succeeded", s)
+		}
+	}
+	if ep, err := b.ParseEndpoint("[::ffff:192.0.2.1]:5"); err != nil || ep.DstToString() != "192.0.2.1:5" {
+		t.Errorf("got %v, %v: mapped addresses are to be unmapped", ep, err)
+	}
+}
+
+// TestCyclesUnderLoad opens, closes and changes ports while packets flow in both directions and paths change.
+func TestCyclesUnderLoad(t *testing.T) {
+	target := openBind(t, Options{})
+	b := New(Options{})
+	defer b.Shutdown()
+	plain, _ := b.ParseEndpoint(target.addr4().String())
+	plain6, _ := b.ParseEndpoint(target.addr6().String())
+	peer := b.Peer(testKey(1))
+
+	stop := make(chan struct{})
+	var load sync.WaitGroup
+	bufs := [][]byte{transport(1000, 1), transport(1000, 2), transport(900, 3)}
+	for _, ep := range []conn.Endpoint{plain, plain6, peer} {
+		load.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				if err := b.Send(bufs, ep); err != nil && !errors.Is(err, net.ErrClosed) {
+					t.Error(err)
+				}
+				ep.ClearSrc()
+			}
+		})
+	}
+	load.Go(func() {
+		for i := 0; ; i++ {
+			select {
+			case <-stop:
+				return
+			case <-target.got:
+			default:
+			}
+			switch i % 3 {
+			case 0:
+				peer.SetPath(NewDirectPath(netip.Addr{}, target.addr4()))
+			case 1:
+				peer.SetPath(NewStaticPath(target.addr6()))
+			default:
+				peer.SetPath(nil)
+			}
+			b.Mux().GetListenAddresses()
+			if p := b.Port(); p != 0 {
+				ep, _ := target.ParseEndpoint(fmt.Sprintf("127.0.0.1:%d", p))
+				target.Send(bufs, ep)
+			}
+		}
+	})
+
+	for range 20 {
+		fns, port, err := b.Open(0)
+		if err != nil || port == 0 {
+			t.Fatal(port, err)
+		}
+		var receivers sync.WaitGroup
+		received := make(chan struct{}, 1)
+		for _, fn := range fns {
+			receivers.Go(func() {
+				bufs, sizes, eps := newBatch(b.BatchSize())
+				for {
+					if _, err := fn(bufs, sizes, eps); err != nil {
+						if err != net.ErrClosed {
+							t.Errorf("got %v, want net.ErrClosed", err)
+						}
+						return
+					}
+					select {
+					case received <- struct{}{}:
+					default:
+					}
+				}
+			})
+		}
+		select {
+		case <-received:
+		case <-time.After(5 * time.Second):
+			t.Error("nothing received within 5 s")
+		}
+		if err := b.Close(); err != nil {
+			t.Error(err)
+		}
+		receivers.Wait()
+	}
+	close(stop)
+	load.Wait()
+	if err := b.Close(); err != nil {
+		t.Errorf("closing twice: %v", err)
+	}
+}
+
+// TestNoAllocations is the promise of the hot paths.
+func TestNoAllocations(t *testing.T) {
+	if raceEnabled {
+		t.Skip("the race detector allocates")
+	}
+	for _, addr := range []string{"127.0.0.1", "::1"} {
+		t.Run(addr, func(t *testing.T) {
+			src, dst := New(Options{}), New(Options{})
+			defer src.Shutdown()
+			defer dst.Shutdown()
+			if _, _, err := src.Open(0); err != nil {
+				t.Fatal(err)
+			}
+			fns, port, err := dst.Open(0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			to := netip.AddrPortFrom(netip.MustParseAddr(addr), port)
+			receive := fns[0]
+			if to.Addr().Is6() {
+				receive = fns[1]
+			}
+			plain, _ := src.ParseEndpoint(to.String())
+			peer := src.Peer(testKey(1))
+			peer.SetPath(NewDirectPath(to.Addr(), to))
+			known := dst.Peer(testKey(2))
+			bufs, sizes, eps := newBatch(dst.BatchSize())
+			out := make([][]byte, 2*batchSize)
+			for i := range out {
+				out[i] = transport(1452, uint32(i))
+			}
+			round := func(ep conn.Endpoint) {
+				if err := src.Send(out, ep); err != nil {
+					t.Fatal(err)
+				}
+				for got := 0; got < len(out); {
+					n, err := receive(bufs, sizes, eps)
+					if err != nil {
+						t.Fatal(err)
+					}
+					got += n
+				}
+			}
+			check := func(name string, ep conn.Endpoint) {
+				round(ep) // fills caches and pools
+				if n := testing.AllocsPerRun(50, func() { round(ep) }); n > 0 {
+					t.Errorf("%s: %v allocations per round of %d packets, want 0", name, n, len(out))
+				}
+			}
+			check("plain", plain)
+			check("peer", peer)
+			known.SetPath(NewDirectPath(to.Addr(), netip.AddrPortFrom(to.Addr(), src.Port())))
+			check("known source", peer)
+			if eps[0] != conn.Endpoint(known) {
+				t.Errorf("got %v, want the peer's endpoint", eps[0])
+			}
+		})
+	}
+}

@@ -1,0 +1,32 @@
+package bind
+
+import (
+	"fmt"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+func setMark(fd int, mark uint32) error {
+	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MARK, int(mark)); err != nil {
+		return fmt.Errorf("set SO_MARK (it needs CAP_NET_ADMIN): %w", err)
+	}
+	return nil
+}
+
+// markConn marks what the socket sends.
+func markConn(c syscall.RawConn, mark uint32) (err error) {
+	if cerr := c.Control(func(fd uintptr) { err = setMark(int(fd), mark) }); cerr != nil {
+		return cerr
+	}
+	return err
+}
+
+// enlargeConn gives a UDP socket big buffers.
+func enlargeConn(network string, c syscall.RawConn) error {
+	if !strings.HasPrefix(network, "udp") {
+		return nil
+	}
+	return c.Control(func(fd uintptr) { setBuffers(int(fd)) })
+}

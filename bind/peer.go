@@ -1,0 +1,254 @@
+package bind
+
+import (
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/wice-go/wice-go/proto/key"
+	"golang.zx2c4.com/wireguard/conn"
+)
+
+// pathGrace is how long datagrams from the previous path still count as the peer's. Both ends switch within a round trip or so of
+// each other, but the peer's own switch may wait for an offer to get through the signaling backend.
+const pathGrace = 30 * time.Second
+
+// noEndpoint is what [PeerEndpoint.DstToString] returns without a path. WireGuard's tools refuse the whole interface when one
+// endpoint is not a numeric address and a port, and an empty one is not.
+const noEndpoint = "0.0.0.0:0"
+
+// PeerEndpoint is the endpoint of a peer that ICE finds the paths to. It stays the same while the paths come and go, so that
+// WireGuard is told of it once. All methods are safe for concurrent use.
+//
+// WireGuard moves a peer to whatever endpoint came with its last authentic packet. Packets from the current path's remote, from
+// that of a path replaced less than half a minute ago and from a relay come with this endpoint, so that nothing moves. When a peer
+// shows up somewhere else, after its NAT has rebound say, WireGuard moves to a plain [Endpoint] and the tunnel goes on; the
+// next path that is set has to be handed to WireGuard again (SetEndpointFromPacket).
+//
+// # Locking
+//
+// Sending and receiving load path and nothing else. The mutex orders the changes of the path with the packet that waits for one.
+// It is held neither while sending nor while the callback runs.
+type PeerEndpoint struct {
+	// immutable
+	bind *Bind
+	pk   key.Public
+
+	// atomic
+	path   atomic.Pointer[Path]
+	last   atomic.Pointer[Path] // the newest path that was not nil
+	wanted atomic.Pointer[func()]
+
+	mu      sync.Mutex // guards all following
+	held    []byte     // the newest handshake initiation while there is no path
+	links   []*link    // connections that are read from
+	retired map[*Path]*time.Timer
+	removed bool
+}
+
+var _ conn.Endpoint = (*PeerEndpoint)(nil)
+
+// Path returns the current path, nil if there is none.
+func (e *PeerEndpoint) Path() *Path { return e.path.Load() }
+
+// SetWanted sets a function that is called when WireGuard has something to send and there is no path. It runs in WireGuard's
+// sending goroutine with WireGuard's locks held: it must not block, nor call into WireGuard. Nil removes it.
+func (e *PeerEndpoint) SetWanted(f func()) {
+	if f == nil {
+		e.wanted.Store(nil)
+		return
+	}
+	e.wanted.Store(&f)
+}
+
+// SetPath makes p the path; nil drops the current one. What the previous path still brings counts for half a minute more. A
+// handshake initiation that waited for a path goes on waiting for [PeerEndpoint.FlushHeld].
+func (e *PeerEndpoint) SetPath(p *Path) {
+	e.mu.Lock()
+	if e.removed || p != nil && p == e.path.Load() {
+		e.mu.Unlock()
+		return
+	}
+	if p != nil {
+		if _, again := e.retired[p]; again {
+			p = p.clone()
+		}
+		if p.kind == pathConn {
+			e.linkLocked(p)
+		} else {
+			e.bind.table.add(e, p)
+		}
+		e.last.Store(p)
+	}
+	old := e.path.Swap(p)
+	if old != nil {
+		e.retireLocked(old)
+	}
+	e.mu.Unlock()
+}
+
+// FlushHeld sends the handshake initiation that waited for a path, and reports whether there was one. It is no part of SetPath: of
+// two peers whose path comes up one alone should begin, since initiations that cross undo each other, and WireGuard repeats them
+// only after 5 s.
+func (e *PeerEndpoint) FlushHeld() bool {
+	e.mu.Lock()
+	p := e.path.Load()
+	var held []byte
+	if p != nil {
+		held, e.held = e.held, nil
+	}
+	e.mu.Unlock()
+	// An error would be about this path; WireGuard repeats the initiation, and ICE replaces a path that does not work.
+	return held != nil && e.bind.sendPath([][]byte{held}, p) == nil
+}
+
+// linkLocked attaches the path to its connection. A connection that is read from already is not read from twice.
+func (e *PeerEndpoint) linkLocked(p *Path) {
+	e.links = slices.DeleteFunc(e.links, (*link).ended)
+	for _, l := range e.links {
+		if l.conn == p.conn && l.acquire() {
+			p.link = l
+			return
+		}
+	}
+	p.link = e.bind.relay.newLink(p.conn, e)
+	e.links = append(e.links, p.link)
+}
+
+// retireLocked lets go of a replaced path after the grace period.
+func (e *PeerEndpoint) retireLocked(p *Path) {
+	if e.retired == nil {
+		e.retired = make(map[*Path]*time.Timer)
+	}
+	e.retired[p] = time.AfterFunc(pathGrace, func() {
+		e.mu.Lock()
+		delete(e.retired, p)
+		e.mu.Unlock()
+		e.release(p)
+	})
+}
+
+func (e *PeerEndpoint) release(p *Path) {
+	if p.kind == pathConn {
+		p.link.release()
+	} else {
+		e.bind.table.remove(p)
+	}
+}
+
+// remove drops everything that the bind has for the peer. The endpoint is dead from then on.
+func (e *PeerEndpoint) remove() {
+	e.mu.Lock()
+	e.removed = true
+	e.held = nil
+	e.wanted.Store(nil)
+	var paths []*Path
+	if p := e.path.Swap(nil); p != nil {
+		paths = append(paths, p)
+	}
+	for p, timer := range e.retired {
+		if timer.Stop() {
+			paths = append(paths, p)
+		}
+	}
+	e.retired = nil
+	e.links = nil
+	e.mu.Unlock()
+	for _, p := range paths {
+		e.release(p)
+	}
+}
+
+// hold keeps the newest handshake initiation among bufs for the path to come, and drops the rest: data without a session can't
+// exist, and data of a session whose path is gone would be late. If a path has come meanwhile, it is returned.
+func (e *PeerEndpoint) hold(bufs [][]byte) *Path {
+	e.mu.Lock()
+	if p := e.path.Load(); p != nil || e.removed {
+		e.mu.Unlock()
+		return p
+	}
+	for _, b := range slices.Backward(bufs) {
+		if isInitiation(b) {
+			e.held = append(e.held[:0], b...)
+			break
+		}
+	}
+	e.mu.Unlock()
+	if f := e.wanted.Load(); f != nil {
+		(*f)()
+	}
+	return nil
+}
+
+// accept decides about a datagram from a source that the table gives to this peer, received on l: true if it may come with this
+// endpoint. It does not if the peer is a plain one so far (its path is an address of the configuration) and sends to another
+// address of ours than before; then WireGuard is to decide, on authentic packets, where to answer from.
+func (e *PeerEndpoint) accept(s source, l local) bool {
+	p := e.path.Load()
+	if p == nil || p.dst == nil || p.dst.key != s || !l.addr.IsValid() {
+		return true
+	}
+	src := p.dst.src.Load()
+	if src == nil {
+		p.dst.src.CompareAndSwap(nil, &local{addr: l.addr, ifindex: l.ifindex})
+		return true
+	}
+	return p.kind != pathStatic || *src == l
+}
+
+// ClearSrc implements [conn.Endpoint].
+func (e *PeerEndpoint) ClearSrc() {
+	if p := e.path.Load(); p != nil && p.dst != nil {
+		p.dst.ClearSrc()
+	}
+}
+
+// SrcIP implements [conn.Endpoint]: the address that the path sends from, zero if the kernel chooses.
+func (e *PeerEndpoint) SrcIP() netip.Addr {
+	switch p := e.path.Load(); {
+	case p == nil:
+		return netip.Addr{}
+	case p.dst != nil:
+		return p.dst.SrcIP()
+	default:
+		return p.local.Addr()
+	}
+}
+
+// SrcToString implements [conn.Endpoint].
+func (e *PeerEndpoint) SrcToString() string {
+	if a := e.SrcIP(); a.IsValid() {
+		return a.String()
+	}
+	return ""
+}
+
+// remote is the current path's remote address or, without a path, that of the last one: what still arrives came from there.
+func (e *PeerEndpoint) remote() netip.AddrPort {
+	if p := e.path.Load(); p != nil {
+		return p.remote
+	}
+	if p := e.last.Load(); p != nil {
+		return p.remote
+	}
+	return netip.AddrPort{}
+}
+
+// DstIP implements [conn.Endpoint]; it keys WireGuard's limit of handshakes.
+func (e *PeerEndpoint) DstIP() netip.Addr { return e.remote().Addr() }
+
+// DstToBytes implements [conn.Endpoint]: what WireGuard's cookies are made from.
+func (e *PeerEndpoint) DstToBytes() []byte { return dstBytes(e.remote()) }
+
+// DstToString implements [conn.Endpoint]: the current path's remote address, which "wg show" prints; 0.0.0.0:0 if there is none.
+func (e *PeerEndpoint) DstToString() string {
+	if p := e.path.Load(); p != nil && p.remote.IsValid() {
+		return p.remote.String()
+	}
+	return noEndpoint
+}
+
+// PublicKey returns the peer that the endpoint belongs to.
+func (e *PeerEndpoint) PublicKey() key.Public { return e.pk }

@@ -1,0 +1,5 @@
+//go:build !linux
+
+package bind
+
+func disableGSO(*socket) {}

@@ -1,0 +1,3 @@
+package bind
+
+func disableGSO(s *socket) { s.gso.Store(false) }

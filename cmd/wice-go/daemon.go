@@ -1,0 +1,366 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+
+	wgtun "golang.zx2c4.com/wireguard/tun"
+
+	"github.com/wice-go/wice-go/device"
+	"github.com/wice-go/wice-go/device/config"
+	"github.com/wice-go/wice-go/device/control"
+	"github.com/wice-go/wice-go/tun"
+	"github.com/wice-go/wice-go/tun/netstack"
+)
+
+// notePostDown marks the commands in the journal that are to be run when the daemon died before it could run them.
+const notePostDown = "post-down"
+
+// runForeground serves the interface until it is told to stop.
+func (a *app) runForeground(ctx context.Context, name string, cfg *config.Config, f upFlags) error {
+	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	ready, err := openReadiness(f.readyFD)
+	if err != nil {
+		return err
+	}
+	level := f.logLevel
+	if level == "" {
+		level = a.getenv("LOG_LEVEL")
+	}
+	min, err := logLevel(level)
+	if err != nil {
+		return usageError(err)
+	}
+	log, closeLog, err := a.openLog(name, min, f.readyFD != 0)
+	if err != nil {
+		return ready.fail(err)
+	}
+	defer closeLog()
+	r := &running{app: a, name: name, cfg: cfg, flags: f, log: log, ready: ready}
+	err = r.run(ctx)
+	if err != nil {
+		log.Error("stopped", "err", err)
+	}
+	return ready.fail(err)
+}
+
+// running is an interface from the first step of its set-up to the last of its removal. What each step did is undone in reverse order,
+// whatever made it end.
+type running struct {
+	app   *app
+	name  string
+	cfg   *config.Config
+	flags upFlags
+	log   *slog.Logger
+	ready *readiness
+
+	undo  []func() error
+	dev   *device.Device
+	stack *netstack.Stack // nil with a kernel TUN
+	stop  chan struct{}   // closed when a client asks for the end
+	once  sync.Once
+}
+
+func (r *running) later(f func() error) { r.undo = append(r.undo, f) }
+
+func (r *running) run(ctx context.Context) (err error) {
+	r.stop = make(chan struct{})
+	defer func() {
+		for i := len(r.undo) - 1; i >= 0; i-- {
+			if e := r.undo[i](); e != nil {
+				err = errors.Join(err, e)
+			}
+		}
+	}()
+	if err := r.setUp(ctx); err != nil {
+		return err
+	}
+	r.log.Info("interface is up", "interface", r.name, "tun", r.tunKind())
+	r.ready.ok(r.name)
+	select {
+	case <-ctx.Done():
+	case <-r.stop:
+	case <-r.dev.Done():
+		r.log.Info("the TUN is gone: stopping")
+	}
+	return nil
+}
+
+// setUp follows the order of wg-quick: PreUp, link, keys and peers, addresses and routes, PostUp.
+func (r *running) setUp(ctx context.Context) error {
+	i := &r.cfg.Interface
+	if i.PrivateKey.IsZero() {
+		return fmt.Errorf("%s: [Interface] has no PrivateKey; make one with \"wice-go genkey\"", r.cfg.File)
+	}
+	if len(i.SOCKS5)+len(i.HTTPProxy) > 0 {
+		return errors.New("SOCKS5 and HTTPProxy are not supported yet: remove them, or use Forward")
+	}
+	backends, err := backends(i.Signaling)
+	if err != nil {
+		return err
+	}
+	serve, err := r.openControl()
+	if err != nil {
+		return err
+	}
+	uapi, err := device.ListenUAPI(r.app.paths.UAPISocket(r.name))
+	if err != nil {
+		return err
+	}
+	r.later(uapi.Close)
+
+	journal, err := r.openJournal(ctx)
+	if err != nil {
+		return err
+	}
+	if err := r.hooks(ctx, "PreUp", i.PreUp); err != nil {
+		return err
+	}
+	if len(i.PostDown) > 0 {
+		for _, command := range i.PostDown {
+			if err := journal.Note(notePostDown, command); err != nil {
+				return err
+			}
+		}
+		r.later(func() error { return r.hooks(context.Background(), "PostDown", i.PostDown) })
+	}
+	dev, err := r.openTun()
+	if err != nil {
+		return err
+	}
+	r.dev, err = device.New(device.Options{
+		Name:            r.name,
+		Config:          r.cfg,
+		Tun:             dev,
+		TunKind:         r.tunKind(),
+		Backends:        backends,
+		Ping:            r.ping,
+		IncludeLoopback: r.flags.loopback,
+		Logger:          r.log,
+	})
+	if err != nil {
+		return err
+	}
+	var serving sync.WaitGroup
+	r.later(func() error {
+		r.dev.Close()
+		uapi.Close()
+		serving.Wait()
+		return nil
+	})
+	mark := i.FwMark
+	if r.stack == nil {
+		if mark, err = r.configure(journal); err != nil {
+			return err
+		}
+	}
+	if err = r.dev.Up(mark); err != nil {
+		return err
+	}
+	if err := r.startForwards(); err != nil {
+		return err
+	}
+	if err := r.hooks(ctx, "PostUp", i.PostUp); err != nil {
+		return err
+	}
+	if len(i.PreDown) > 0 {
+		r.later(func() error { return r.hooks(context.Background(), "PreDown", i.PreDown) })
+	}
+	serving.Go(func() {
+		r.dev.ServeUAPI(uapi)
+		r.requestStop() // the socket was removed
+	})
+	serve()
+	return nil
+}
+
+// openJournal takes back what a daemon of this interface left behind that died, and starts a new journal.
+func (r *running) openJournal(ctx context.Context) (*tun.Journal, error) {
+	path := r.app.paths.Journal(r.name)
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return nil, fmt.Errorf("make the directory of the control socket: %w", err)
+	}
+	notes, err := tun.Notes(path)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", r.name, err)
+	}
+	if err := tun.Recover(path); err != nil {
+		return nil, fmt.Errorf("undo what the last daemon of %s left: %w", r.name, err)
+	}
+	for _, n := range notes {
+		if n.Kind == notePostDown {
+			r.log.Info("the last daemon died before its PostDown: running it now", "command", n.Value)
+			if err := r.hooks(ctx, "PostDown", []string{n.Value}); err != nil {
+				r.log.Warn("PostDown of the last daemon failed", "err", err)
+			}
+		}
+	}
+	journal, err := tun.OpenJournal(path)
+	if err != nil {
+		return nil, err
+	}
+	r.later(journal.Close)
+	return journal, nil
+}
+
+// openTun opens the kernel's TUN or, where that is wanted or the kernel's is not permitted, a userspace stack.
+func (r *running) openTun() (wgtun.Device, error) {
+	i := &r.cfg.Interface
+	mode := i.Tun
+	if mode == config.TunAuto {
+		mode = config.TunKernel
+		if err := tun.CanCreate(); err != nil {
+			r.log.Info("no kernel TUN here: the userspace stack carries the tunnel", "cause", err)
+			r.ready.say("no kernel TUN here (%v): the userspace stack carries the tunnel; set \"#!wice Tun = netstack\" to choose it silently", err)
+			mode = config.TunNetstack
+		}
+	}
+	if mode == config.TunKernel {
+		dev, err := tun.Open(r.name, i.MTU)
+		if err != nil {
+			return nil, err
+		}
+		if name, err := dev.Name(); err == nil {
+			r.name = name
+		}
+		return dev, nil
+	}
+	addresses := make([]netip.Addr, 0, len(i.Addresses))
+	for _, p := range i.Addresses {
+		addresses = append(addresses, p.Addr())
+	}
+	mtu := i.MTU
+	if mtu == 0 {
+		mtu = tun.DefaultMTU
+	}
+	stack, err := netstack.New(addresses, i.DNS, mtu)
+	if err != nil {
+		return nil, err
+	}
+	r.stack = stack
+	return stack.Device(), nil
+}
+
+func (r *running) tunKind() string {
+	if r.stack != nil {
+		return config.TunNetstack.String()
+	}
+	return config.TunKernel.String()
+}
+
+// configure sets addresses, routes and DNS of a kernel TUN, and returns the mark that the underlay's sockets must carry.
+func (r *running) configure(journal *tun.Journal) (uint32, error) {
+	i := &r.cfg.Interface
+	c := tun.Config{Addresses: i.Addresses, MTU: i.MTU, DNS: i.DNS, SearchDomains: i.SearchDomains, FwMark: i.FwMark}
+	var err error
+	if c.Table, err = tun.ParseTable(i.Table.String()); err != nil {
+		return 0, err
+	}
+	for _, p := range r.cfg.Peers {
+		c.Routes = append(c.Routes, p.AllowedIPs...)
+	}
+	configured, err := tun.Configure(r.name, c, journal)
+	if err != nil {
+		return 0, err
+	}
+	r.later(configured.Close)
+	for _, w := range configured.Warnings() {
+		r.log.Warn("not everything could be set up", "err", w)
+		r.ready.say("%v", w)
+	}
+	return configured.FwMark(), nil
+}
+
+// startForwards starts what the Forward lines ask for.
+func (r *running) startForwards() error {
+	for _, f := range r.cfg.Interface.Forwards {
+		if r.stack == nil {
+			r.log.Warn("Forward is for the userspace stack; with a kernel TUN every program reaches the tunnel", "forward", f.String())
+			continue
+		}
+		w, err := r.stack.Forward(netstack.Forward(f), r.log)
+		if err != nil {
+			return fmt.Errorf("Forward = %s: %w", f, err)
+		}
+		r.later(w.Close)
+	}
+	return nil
+}
+
+// openControl makes the control socket, which is the lock of the interface too: it is the first thing made and the last one closed. It
+// answers once the returned function is called.
+func (r *running) openControl() (serve func(), err error) {
+	l, err := control.Listen(r.app.paths.ControlSocket(r.name))
+	if errors.Is(err, control.ErrInUse) {
+		return nil, fmt.Errorf("%s is up already (%w); to stop it: wice-go down %s", r.name, err, r.name)
+	}
+	if err != nil {
+		return nil, err
+	}
+	server := control.NewServer(&daemon{running: r}, control.Options{Logger: r.log})
+	var serving sync.WaitGroup
+	r.later(func() error {
+		err := errors.Join(server.Close(), ignoreClosed(l.Close()))
+		serving.Wait()
+		return err
+	})
+	return func() {
+		serving.Go(func() {
+			if err := server.Serve(l); err != nil {
+				r.log.Error("control socket failed", "err", err)
+				r.requestStop()
+			}
+		})
+	}, nil
+}
+
+func ignoreClosed(err error) error {
+	if errors.Is(err, net.ErrClosed) {
+		return nil
+	}
+	return err
+}
+
+func (r *running) requestStop() { r.once.Do(func() { close(r.stop) }) }
+
+// daemon is what the control socket serves.
+type daemon struct{ *running }
+
+var _ control.Daemon = (*daemon)(nil)
+
+// Status implements [control.Daemon].
+func (d *daemon) Status(ctx context.Context) (*control.Status, error) { return d.dev.Status(ctx) }
+
+// Ping implements [control.Daemon].
+func (d *daemon) Ping(ctx context.Context, r control.PingRequest) (control.PingReply, error) {
+	return d.dev.Ping(ctx, r)
+}
+
+// Metrics implements [control.Daemon].
+func (d *daemon) Metrics(w io.Writer) error { return d.dev.Metrics(w) }
+
+// Down implements [control.Daemon].
+func (d *daemon) Down(context.Context) error {
+	d.requestStop()
+	return nil
+}
+
+// ping sends one echo request through the tunnel, from the kernel's stack or our own.
+func (r *running) ping(ctx context.Context, to netip.Addr) (time.Duration, error) {
+	if r.stack != nil {
+		return r.stack.Ping(ctx, to)
+	}
+	return kernelPing(ctx, to)
+}

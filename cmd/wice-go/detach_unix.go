@@ -1,0 +1,24 @@
+//go:build unix
+
+package main
+
+import (
+	"os"
+	"syscall"
+)
+
+// readyPipe is the descriptor that the daemon finds the pipe at: the first after the three standard ones.
+const readyPipe = 3
+
+// detach starts a program in a session of its own, without a terminal, with the pipe as descriptor readyPipe.
+func detach(exe string, args []string, pipe *os.File) (*os.Process, error) {
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer null.Close()
+	return os.StartProcess(exe, append([]string{exe}, args...), &os.ProcAttr{
+		Files: []*os.File{null, null, null, pipe},
+		Sys:   &syscall.SysProcAttr{Setsid: true},
+	})
+}

@@ -1,0 +1,61 @@
+// Command wice-go is a userspace WireGuard with ICE built in: two machines that know each other's public key get a tunnel, behind any
+// NAT and without root. One file a verb; backends.go has the table of signaling backends.
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/wice-go/wice-go/device/control"
+)
+
+func main() {
+	a := &app{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, getenv: os.Getenv, paths: control.SystemPaths()}
+	os.Exit(a.run(os.Args[1:]))
+}
+
+// run executes the command line and returns the exit code.
+func (a *app) run(args []string) int {
+	root := a.rootCommand()
+	root.SetArgs(args)
+	err := root.Execute()
+	var coded *exitError
+	if err != nil && !(errors.As(err, &coded) && coded.err == nil) {
+		fmt.Fprintln(a.stderr, "wice-go:", err)
+	}
+	return exitCode(err)
+}
+
+func (a *app) rootCommand() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "wice-go",
+		Short: "WireGuard that finds its way: a tunnel behind any NAT, without root",
+		Long: `wice-go is a userspace WireGuard with ICE built in. Two machines that know each other's public key get a tunnel,
+wherever they are: behind any NAT, without root, without a kernel module.`,
+		Example: `  wice-go up wg0          # reads /etc/wireguard/wg0.conf
+  wice-go status wg0
+  wice-go down wg0
+  wice-go demo            # see it work on this machine alone`,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+			return a.flagsFromEnv(cmd.Flags())
+		},
+		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: false},
+	}
+	root.SetIn(a.stdin)
+	root.SetOut(a.stdout)
+	root.SetErr(a.stderr)
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return usageError(fmt.Errorf("%w; see \"%s --help\"", err, cmd.CommandPath()))
+	})
+	root.AddCommand(
+		newUpCommand(a), newDownCommand(a), newShowCommand(a), newStatusCommand(a), newPingCommand(a),
+		newGenkeyCommand(a), newGenpskCommand(a), newPubkeyCommand(a),
+		newRendezvousCommand(a), newDemoCommand(a), newVersionCommand(a),
+	)
+	return root
+}

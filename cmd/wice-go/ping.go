@@ -1,0 +1,112 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/wice-go/wice-go/device/control"
+)
+
+type pingFlags struct {
+	count       int
+	interval    time.Duration
+	timeout     time.Duration
+	untilDirect bool
+}
+
+func newPingCommand(a *app) *cobra.Command {
+	var f pingFlags
+	cmd := &cobra.Command{
+		Use:   "ping IFACE PEER",
+		Short: "Ping a peer through the tunnel, and say which path each reply took",
+		Long: `Send ICMP echo requests through the tunnel to a peer, given by its name, its public key (or the beginning of it) or an address
+inside the tunnel. Each reply comes with the path that the tunnel takes at that moment.`,
+		Example: `  wice-go ping wg0 alice
+  wice-go ping wg0 10.0.0.2 --until-direct --count 0`,
+		Args: exactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
+			defer stop()
+			return a.ping(ctx, args[0], args[1], f)
+		},
+	}
+	flags := cmd.Flags()
+	flags.IntVarP(&f.count, "count", "c", 5, "number of probes; 0: until interrupted")
+	flags.DurationVarP(&f.interval, "interval", "i", time.Second, "time between two probes")
+	flags.DurationVar(&f.timeout, "timeout", 5*time.Second, "how long a reply may take")
+	flags.BoolVar(&f.untilDirect, "until-direct", false, "stop at the first reply over a direct path")
+	return cmd
+}
+
+func (a *app) ping(ctx context.Context, iface, peer string, f pingFlags) error {
+	name, _, err := control.InterfaceName(iface)
+	if err != nil {
+		return usageError(err)
+	}
+	client, err := control.Dial(ctx, a.paths.ControlSocket(name))
+	if err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	defer client.Close()
+	request := control.PingRequest{Peer: peer, TimeoutMs: f.timeout.Milliseconds()}
+	replies := 0
+	var last error
+	for i := 0; f.count == 0 || i < f.count; i++ {
+		if i > 0 {
+			select {
+			case <-time.After(f.interval):
+			case <-ctx.Done():
+				return a.pingResult(replies, i, last)
+			}
+		}
+		reply, err := client.Ping(ctx, request)
+		switch {
+		case ctx.Err() != nil:
+			return a.pingResult(replies, i, last)
+		case errors.Is(err, control.ErrNoReply):
+			last = err
+			a.say("no reply: %v", err)
+			continue
+		case err != nil:
+			return err
+		}
+		replies++
+		who := reply.Name
+		if who == "" {
+			who = reply.PublicKey[:8]
+		}
+		a.say("pong from %s (%s) via %s in %.3g ms", who, reply.Address, viaPath(reply.Path), reply.RoundTripMs)
+		if f.untilDirect && reply.Path != nil && reply.Path.Kind == control.PathDirect {
+			return nil
+		}
+	}
+	return a.pingResult(replies, f.count, last)
+}
+
+// pingResult makes an error of probes of which none was answered; what it was has been printed.
+func (a *app) pingResult(replies, sent int, last error) error {
+	if replies > 0 || sent == 0 {
+		return nil
+	}
+	return &exitError{exitFailure, last}
+}
+
+// viaPath says which way a reply came.
+func viaPath(p *control.PathStatus) string {
+	switch {
+	case p == nil:
+		return "an unknown path"
+	case p.Kind == control.PathRelay:
+		return fmt.Sprintf("relay (%s %s, %s)", p.Local.Type, p.Local.Address, p.Protocol)
+	case p.Kind == control.PathDirect && p.Protocol != "udp":
+		return fmt.Sprintf("%s (%s)", p.Remote.Address, p.Protocol)
+	}
+	return p.Remote.Address.String()
+}

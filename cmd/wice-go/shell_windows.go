@@ -1,0 +1,4 @@
+package main
+
+// shell runs a hook.
+var shell = []string{"cmd.exe", "/C"}

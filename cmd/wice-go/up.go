@@ -1,0 +1,251 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/wice-go/wice-go/device/config"
+	"github.com/wice-go/wice-go/device/control"
+)
+
+// upFlags are the flags of "up": each #!wice key of [Interface] has one.
+type upFlags struct {
+	foreground     bool
+	wait           time.Duration
+	signaling      []string
+	iceServers     []string
+	candidateTypes string
+	networkTypes   string
+	tun            string
+	socks5         string
+	httpProxy      string
+	forwards       []string
+	loopback       bool
+	logLevel       string
+	readyFD        int
+}
+
+// defaultWait is how long --wait without a value waits.
+const defaultWait = 30 * time.Second
+
+func newUpCommand(a *app) *cobra.Command {
+	var f upFlags
+	cmd := &cobra.Command{
+		Use:   "up IFACE|FILE.conf",
+		Short: "Bring an interface up",
+		Long: `Bring an interface up as its wg-quick file says. Returns when it is configured and its daemon answers, and leaves the
+daemon running. Without the right to make a kernel TUN the userspace stack carries the traffic.`,
+		Example: `  wice-go up wg0
+  wice-go up ./office.conf --wait
+  wice-go up wg0 --foreground --tun netstack`,
+		Args: exactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.up(cmd.Context(), args[0], f)
+		},
+	}
+	flags := cmd.Flags()
+	flags.BoolVarP(&f.foreground, "foreground", "f", false, "stay in the foreground and log to stderr")
+	flags.DurationVar(&f.wait, "wait", 0, "return only when every peer with ICE is connected, else exit with code 4 after this time")
+	flags.Lookup("wait").NoOptDefVal = defaultWait.String()
+	flags.StringArrayVar(&f.signaling, "signaling", nil, "signaling backend, as after \"Signaling =\" (repeatable)")
+	flags.StringArrayVar(&f.iceServers, "ice-server", nil, "STUN or TURN server, as after \"ICEServer =\" (repeatable)")
+	flags.StringVar(&f.candidateTypes, "candidate-types", "", "candidate types to use: host,srflx,relay")
+	flags.StringVar(&f.networkTypes, "network-types", "", "network types to use: udp4,udp6,tcp4,tcp6")
+	flags.StringVar(&f.tun, "tun", "", "kind of TUN: auto, kernel or netstack")
+	flags.StringVar(&f.socks5, "socks5", "", "address of a SOCKS5 proxy into the tunnel (userspace stack)")
+	flags.StringVar(&f.httpProxy, "http-proxy", "", "address of an HTTP proxy into the tunnel (userspace stack)")
+	flags.StringArrayVar(&f.forwards, "forward", nil, "forward, as after \"Forward =\" (repeatable, userspace stack)")
+	flags.BoolVar(&f.loopback, "loopback", false, "let loopback addresses be ICE candidates: for peers on this machine alone")
+	flags.StringVar(&f.logLevel, "log-level", "", "debug, info, warn, error or silent (default: LOG_LEVEL, else info)")
+	flags.IntVar(&f.readyFD, readyFlag, 0, "")
+	flags.MarkHidden(readyFlag)
+	return cmd
+}
+
+func (a *app) up(ctx context.Context, arg string, f upFlags) error {
+	name, file, err := a.findConfig(arg)
+	if err != nil {
+		return err
+	}
+	cfg, err := a.loadConfig(file, f)
+	if err != nil {
+		return err
+	}
+	if f.foreground {
+		return a.runForeground(ctx, name, cfg, f)
+	}
+	name, err = a.startDaemon(arg, name, f)
+	if err != nil || f.wait == 0 {
+		return err
+	}
+	return a.waitConnected(ctx, name, f.wait)
+}
+
+// findConfig resolves the argument of up: a file, or the name of an interface with a file in one of the known places.
+func (a *app) findConfig(arg string) (name, file string, err error) {
+	name, file, err = control.InterfaceName(arg)
+	if err != nil {
+		return "", "", usageError(err)
+	}
+	if file != "" {
+		file, err = filepath.Abs(file)
+		return name, file, err
+	}
+	file, err = a.paths.FindConfig(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = fmt.Errorf("%w; write one, or name another file: wice-go up ./%s.conf", err, name)
+	}
+	return name, file, err
+}
+
+// loadConfig reads the file and lets flags, and the environment behind them, win over it.
+func (a *app) loadConfig(file string, f upFlags) (*config.Config, error) {
+	cfg, warnings, err := config.Load(file)
+	if f.readyFD == 0 { // else the parent has said it
+		for _, w := range warnings {
+			a.warn("%v", w)
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	return cfg, f.apply(&cfg.Interface)
+}
+
+func (f upFlags) apply(i *config.Interface) error {
+	var errs []error
+	note := func(flag string, err error) {
+		if err != nil {
+			errs = append(errs, fmt.Errorf("--%s: %w", flag, err))
+		}
+	}
+	if len(f.signaling) > 0 {
+		i.Signaling = nil
+		for _, s := range f.signaling {
+			line, err := config.ParseSignaling(s)
+			note("signaling", err)
+			i.Signaling = append(i.Signaling, line)
+		}
+	}
+	if len(f.iceServers) > 0 {
+		i.ICEServers = nil
+		for _, s := range f.iceServers {
+			server, err := config.ParseICEServer(s)
+			note("ice-server", err)
+			i.ICEServers = append(i.ICEServers, server)
+		}
+	}
+	if len(f.forwards) > 0 {
+		i.Forwards = nil
+		for _, s := range f.forwards {
+			forward, err := config.ParseForward(s)
+			note("forward", err)
+			i.Forwards = append(i.Forwards, forward)
+		}
+	}
+	var err error
+	if f.candidateTypes != "" {
+		i.CandidateTypes, err = config.ParseCandidateTypes(f.candidateTypes)
+		note("candidate-types", err)
+	}
+	if f.networkTypes != "" {
+		i.NetworkTypes, err = config.ParseNetworkTypes(f.networkTypes)
+		note("network-types", err)
+	}
+	if f.tun != "" {
+		i.Tun, err = config.ParseTun(f.tun)
+		note("tun", err)
+	}
+	if f.socks5 != "" {
+		i.SOCKS5 = f.socks5
+	}
+	if f.httpProxy != "" {
+		i.HTTPProxy = f.httpProxy
+	}
+	if err := errors.Join(errs...); err != nil {
+		return usageError(err)
+	}
+	return nil
+}
+
+// waitConnected returns when every peer that takes part in ICE is connected.
+func (a *app) waitConnected(ctx context.Context, name string, limit time.Duration) error {
+	client, err := control.Dial(ctx, a.paths.ControlSocket(name))
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		status, err := client.Status(ctx)
+		if err != nil && ctx.Err() == nil {
+			return err
+		}
+		if err == nil && len(notConnected(status)) == 0 {
+			return nil
+		}
+		select {
+		case <-tick.C:
+			continue
+		case <-ctx.Done():
+		}
+		if status == nil {
+			return &exitError{exitNotReady, fmt.Errorf("%s: no answer within %v", name, limit)}
+		}
+		return &exitError{exitNotReady, fmt.Errorf("%s is up, but not connected after %v:\n  %s", name, limit, strings.Join(notConnected(status), "\n  "))}
+	}
+}
+
+// notConnected lists the peers with ICE that are not connected, each with the reason.
+func notConnected(s *control.Status) []string {
+	var list []string
+	for _, p := range s.Peers {
+		switch p.State {
+		case control.StateConnected, control.StatePlain:
+			continue
+		}
+		list = append(list, fmt.Sprintf("%s: %s: %s", peerName(&p), p.State, p.Reason))
+	}
+	return list
+}
+
+func newDownCommand(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:     "down IFACE",
+		Short:   "Stop an interface's daemon and remove what it set up",
+		Example: "  wice-go down wg0",
+		Args:    exactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.down(cmd.Context(), args[0])
+		},
+	}
+}
+
+// downTimeout bounds the wait for a daemon that was told to stop: its PreDown and PostDown commands may take their time.
+const downTimeout = 30 * time.Second
+
+func (a *app) down(ctx context.Context, arg string) error {
+	name, _, err := control.InterfaceName(arg)
+	if err != nil {
+		return usageError(err)
+	}
+	client, err := control.Dial(ctx, a.paths.ControlSocket(name))
+	if err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	if err := client.Down(ctx); err != nil {
+		return fmt.Errorf("stop %s: %w", name, err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, downTimeout)
+	defer cancel()
+	return client.WaitStopped(ctx)
+}

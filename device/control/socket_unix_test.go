@@ -1,0 +1,182 @@
+//go:build !windows
+
+package control
+
+import (
+	"errors"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// testSocket returns a path that is short enough for a socket.
+func testSocket(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "wice")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return filepath.Join(dir, "wice-go", "wg0.sock")
+}
+
+func TestListenModes(t *testing.T) {
+	path := testSocket(t)
+	l, err := Listen(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	info, err := os.Stat(path)
+	if err != nil || info.Mode() != os.ModeSocket|0o600 {
+		t.Errorf("socket: got %v, %v", info.Mode(), err)
+	}
+	want := os.FileMode(0o700)
+	if os.Geteuid() == 0 {
+		want = 0o755
+	}
+	if info, err := os.Stat(filepath.Dir(path)); err != nil || info.Mode().Perm() != want {
+		t.Errorf("directory: got %v, %v, want %v", info.Mode(), err, want)
+	}
+	if err := errors.Join(l.Close(), l.Close()); err != nil {
+		t.Errorf("close: %v", err)
+	}
+	if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the socket is there after close: %v", err)
+	}
+}
+
+func TestListenTakesOverStaleSocket(t *testing.T) {
+	path := testSocket(t)
+	first, err := Listen(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	first.(*listener).UnixListener.Close() // as in a crash: the file remains
+	if _, err := DialSocket(t.Context(), path); !errors.Is(err, ErrNotRunning) || !strings.Contains(err.Error(), path) {
+		t.Errorf("dial: got %v, want %v", err, ErrNotRunning)
+	}
+	second, err := Listen(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer second.Close()
+	first.Close() // must not take the other's socket away
+	conn, err := DialSocket(t.Context(), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn.Close()
+	if _, err := Listen(path); !errors.Is(err, ErrInUse) {
+		t.Errorf("got %v, want %v", err, ErrInUse)
+	}
+}
+
+// TestListenRace has many daemons start over one stale socket: one wins.
+func TestListenRace(t *testing.T) {
+	path := testSocket(t)
+	stale, err := Listen(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stale.(*listener).UnixListener.Close()
+	type result struct {
+		l   net.Listener
+		err error
+	}
+	const n = 16
+	results := make(chan result, n)
+	for range n {
+		go func() {
+			l, err := Listen(path)
+			results <- result{l, err}
+		}()
+	}
+	winners := 0
+	for range n {
+		r := <-results
+		switch {
+		case r.err == nil:
+			winners++
+			defer r.l.Close()
+		case !errors.Is(r.err, ErrInUse):
+			t.Errorf("got %v, want %v", r.err, ErrInUse)
+		}
+	}
+	if winners != 1 {
+		t.Errorf("got %d daemons on one socket, want 1", winners)
+	}
+}
+
+func TestListenRefuses(t *testing.T) {
+	path := testSocket(t)
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Listen(path); err == nil || !strings.Contains(err.Error(), "something else than a socket") {
+		t.Errorf("a file in the way: got %v", err)
+	}
+	if err := os.Chmod(filepath.Dir(path), 0o777); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Listen(path); !errors.Is(err, ErrUntrusted) || !strings.Contains(err.Error(), "chmod go-w") {
+		t.Errorf("a directory of everyone: got %v, want %v", err, ErrUntrusted)
+	}
+	if _, err := DialSocket(t.Context(), path); !errors.Is(err, ErrUntrusted) {
+		t.Errorf("dial there: got %v, want %v", err, ErrUntrusted)
+	}
+	long := filepath.Join(filepath.Dir(path), strings.Repeat("x", 100), "wg0.sock")
+	if _, err := Listen(long); err == nil || !strings.Contains(err.Error(), "XDG_RUNTIME_DIR") {
+		t.Errorf("a long path: got %v", err)
+	}
+}
+
+func TestUntrustedOwner(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root to give a directory to another user")
+	}
+	path := testSocket(t)
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chown(filepath.Dir(path), 12345, 12345); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Listen(path); !errors.Is(err, ErrUntrusted) || !strings.Contains(err.Error(), "12345") {
+		t.Errorf("got %v, want %v", err, ErrUntrusted)
+	}
+}
+
+func TestPeerIsThisUser(t *testing.T) {
+	path := testSocket(t)
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: shortDir(t, path), Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	out, err := net.Dial("unix", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Close()
+	in, err := l.AcceptUnix()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
+	if !allowed(in) {
+		t.Error("the same user is refused")
+	}
+}
+
+func shortDir(t *testing.T, path string) string {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}

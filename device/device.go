@@ -1,0 +1,154 @@
+// Package device is the junction of wice-go: wireguard-go's device above the bind, one ICE session for each peer, and the signaling
+// that feeds them. What touches the machine (the TUN, its configuration, the signaling backends) arrives as a value.
+//
+// # The life of a peer
+//
+//	configured (file, UAPI) -> reconcile -> PeerEndpoint in the bind, Session -> offers <-> Router
+//	pair selected           -> onPath    -> PeerEndpoint.SetPath, SetEndpointFromPacket, handshake
+//	removed                 -> reconcile -> session closed, endpoint dropped
+//
+// # Locking
+//
+// Device.mu guards the table of peers. It is held neither across a call into wireguard-go nor across Session.Close or Router.Close, so
+// the callbacks of sessions and router may take it. Set operations are serialized by uapiMu, which is taken before mu and by no callback.
+package device
+
+import (
+	"context"
+	"log/slog"
+	"net/netip"
+	"net/url"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	wgdevice "golang.zx2c4.com/wireguard/device"
+	wgtun "golang.zx2c4.com/wireguard/tun"
+
+	"github.com/wice-go/wice-go/bind"
+	"github.com/wice-go/wice-go/device/config"
+	"github.com/wice-go/wice-go/proto/key"
+	"github.com/wice-go/wice-go/signal"
+)
+
+// Backend names a kind of signaling, the factory that makes it, and all the configured lines of that kind.
+type Backend struct {
+	Name    string
+	Factory signal.Factory
+	Lines   []url.Values
+}
+
+// Options says what a [Device] is made of.
+type Options struct {
+	Name   string         // required: the interface's name, for status and logs
+	Config *config.Config // required
+	Tun    wgtun.Device   // required; belongs to the device, which closes it, also when New fails
+
+	// TunKind is what status calls the TUN: "kernel" or "netstack".
+	TunKind string
+
+	// Backends carry the signaling. None: no ICE, just WireGuard.
+	Backends []Backend
+
+	// Ping sends one ICMP echo request through the tunnel and returns its round-trip time. Nil: ping is refused.
+	Ping func(ctx context.Context, addr netip.Addr) (time.Duration, error)
+
+	// IncludeLoopback lets loopback addresses be candidates: for peers on one machine without a network.
+	IncludeLoopback bool
+
+	Logger *slog.Logger // nil: slog.Default()
+}
+
+// Device is a running WireGuard interface with ICE. All methods are safe for concurrent use.
+type Device struct {
+	// Immutable.
+	opts   Options
+	log    *slog.Logger
+	wg     *wgdevice.Device
+	bind   *bind.Bind
+	ctx    context.Context // done when the device closes
+	cancel context.CancelFunc
+	net    *underlay
+	meta   map[key.Public]config.Peer // what the file says of each peer
+
+	tasks   sync.WaitGroup
+	overlay atomic.Pointer[map[netip.Addr]bool] // own addresses inside the tunnel
+
+	uapiMu sync.Mutex // one set operation, with its reconcile, at a time
+
+	closeOnce sync.Once
+
+	mu       sync.RWMutex // guards all following
+	up       bool         // signaling may run
+	identity key.Private
+	router   *signal.Router // nil while there is no private key, or not up
+	peers    map[key.Public]*peer
+}
+
+// New makes the device and applies its configuration, without a packet sent. See [Device.Up].
+func New(opts Options) (*Device, error) {
+	d := &Device{opts: opts, log: opts.Logger, peers: make(map[key.Public]*peer), meta: make(map[key.Public]config.Peer)}
+	if d.log == nil {
+		d.log = slog.Default()
+	}
+	for _, p := range opts.Config.Peers {
+		d.meta[p.PublicKey] = p
+	}
+	d.ctx, d.cancel = context.WithCancel(context.Background())
+	d.refreshOverlay()
+	d.bind = bind.New(bind.Options{
+		Logger:           d.log,
+		Exclude:          d.isOverlay,
+		ExcludeInterface: func(name string) bool { return name == opts.Name },
+		IncludeLoopback:  opts.IncludeLoopback,
+	})
+	d.net = newUnderlay(d.bind.ControlSocket)
+	d.wg = wgdevice.NewDevice(opts.Tun, d.bind, wireguardLogger(d.log))
+	if err := d.ipcSet(opts.Config.UAPI()); err != nil {
+		d.Close()
+		return nil, err
+	}
+	return d, nil
+}
+
+// Up opens the sockets, with fwmark on them unless it is 0, and starts signaling and sessions; it returns at once. A port in use is an
+// error; an unreachable rendezvous is not.
+func (d *Device) Up(fwmark uint32) error {
+	if err := d.wg.Up(); err != nil {
+		return d.portError(err)
+	}
+	if fwmark != 0 {
+		if err := d.wg.BindSetMark(fwmark); err != nil {
+			return err
+		}
+	}
+	d.uapiMu.Lock()
+	defer d.uapiMu.Unlock()
+	d.mu.Lock()
+	d.up = true
+	d.mu.Unlock()
+	if err := d.reconcile(nil); err != nil {
+		return err
+	}
+	d.tasks.Go(d.watchNetwork)
+	return nil
+}
+
+// Close takes everything down: sessions, signaling, sockets, TUN. It is idempotent, and returns when all of it has ended.
+func (d *Device) Close() {
+	d.closeOnce.Do(func() {
+		d.cancel()
+		d.uapiMu.Lock() // a set operation under way ends first
+		defer d.uapiMu.Unlock()
+		d.mu.Lock()
+		d.up = false
+		d.mu.Unlock()
+		d.stopSignaling()
+		d.wg.Close()
+		d.bind.Mux().Close()
+		d.tasks.Wait()
+	})
+}
+
+// Done is closed when the interface has ended, also when it did so by itself because its TUN was deleted.
+func (d *Device) Done() <-chan struct{} { return d.wg.Wait() }

@@ -1,0 +1,381 @@
+package device
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"sync"
+	"time"
+
+	wgdevice "golang.zx2c4.com/wireguard/device"
+
+	"github.com/wice-go/wice-go/bind"
+	"github.com/wice-go/wice-go/device/config"
+	"github.com/wice-go/wice-go/proto"
+	"github.com/wice-go/wice-go/proto/key"
+	"github.com/wice-go/wice-go/signal"
+	"github.com/wice-go/wice-go/signal/session"
+)
+
+const (
+	// sessionPace is the time between the starts of two sessions when many start with the interface: 100 peers are under way
+	// within a second, and 10,000 do not gather candidates all at once.
+	sessionPace = 10 * time.Millisecond
+
+	// yieldHandshake is how long the ICE-controlled side leaves the handshake over a new path to the other. Two initiations that
+	// cross cost WireGuard's retry time of 5 s, since each side forgets its own when it answers the other's.
+	yieldHandshake = 700 * time.Millisecond
+)
+
+// peer is one WireGuard peer that takes part in ICE.
+type peer struct {
+	// Immutable.
+	key      key.Public
+	endpoint *bind.PeerEndpoint
+	session  *session.Session
+
+	mu     sync.Mutex // guards all following
+	static netip.AddrPort
+	ice    bool   // the path in use came from ICE
+	gen    uint64 // generation of the last path
+}
+
+// isICE reports whether a peer of WireGuard's table takes part in ICE: unless the file says "off", or nobody can have its key.
+func (d *Device) isICE(pk key.Public) bool {
+	return d.meta[pk].ICE != config.ICEOff && pk.Validate() == nil && len(d.opts.Backends) > 0
+}
+
+// reconcile makes sessions and endpoints follow WireGuard's own table of peers, which the UAPI may have changed. endpoints has the
+// endpoints that the operation set by hand. The caller holds uapiMu.
+func (d *Device) reconcile(endpoints map[key.Public]netip.AddrPort) error {
+	state, err := d.readState()
+	if err != nil {
+		return err
+	}
+	d.mu.RLock()
+	up, identity := d.up, d.identity
+	d.mu.RUnlock()
+	if state.privateKey != identity {
+		d.stopSignaling()
+		d.mu.Lock()
+		d.identity = state.privateKey
+		d.mu.Unlock()
+	}
+	wanted := make(map[key.Public]bool)
+	for _, p := range state.peers {
+		if d.isICE(p.publicKey) {
+			wanted[p.publicKey] = true
+		}
+	}
+	d.dropPeers(wanted)
+	if state.privateKey.IsZero() {
+		return nil
+	}
+	added, err := d.addPeers(wanted)
+	if err != nil {
+		return err
+	}
+	for pk, addr := range endpoints {
+		d.setStatic(pk, addr)
+	}
+	if !up {
+		return nil
+	}
+	if err := d.startSignaling(wanted); err != nil {
+		return err
+	}
+	d.tasks.Go(func() { d.pace(added) })
+	return nil
+}
+
+// dropPeers closes the sessions of peers that are wanted no more.
+func (d *Device) dropPeers(wanted map[key.Public]bool) {
+	var gone []*peer
+	d.mu.Lock()
+	for pk, p := range d.peers {
+		if !wanted[pk] {
+			gone = append(gone, p)
+			delete(d.peers, pk)
+		}
+	}
+	d.mu.Unlock()
+	d.closePeers(gone)
+}
+
+func (d *Device) closePeers(peers []*peer) {
+	var wait sync.WaitGroup
+	for _, p := range peers {
+		wait.Go(func() {
+			p.session.Close()
+			d.bind.RemovePeer(p.key)
+		})
+	}
+	wait.Wait()
+}
+
+// addPeers makes the endpoint and the session of each wanted peer that has none, and returns all sessions that were not started yet.
+func (d *Device) addPeers(wanted map[key.Public]bool) ([]*peer, error) {
+	d.mu.RLock()
+	identity := d.identity
+	var missing []key.Public
+	for pk := range wanted {
+		if d.peers[pk] == nil {
+			missing = append(missing, pk)
+		}
+	}
+	d.mu.RUnlock()
+
+	local := identity.Public()
+	for _, pk := range missing {
+		p := &peer{key: pk, endpoint: d.bind.Peer(pk)}
+		s, err := session.New(session.Options{
+			Local:           local,
+			Remote:          pk,
+			Send:            func(ctx context.Context, o *proto.Offer) error { return d.sendOffer(ctx, pk, o) },
+			ICEServers:      d.iceServers,
+			CandidateTypes:  d.opts.Config.Interface.CandidateTypes,
+			NetworkTypes:    d.opts.Config.Interface.NetworkTypes,
+			Mux:             d.bind.Mux(),
+			Net:             d.net,
+			ExcludeAddr:     d.isOverlay,
+			IncludeLoopback: d.opts.IncludeLoopback,
+			OnPath:          func(path *session.Path) { d.onPath(p, path) },
+			Logger:          d.log.With("peer", d.displayName(pk)),
+			Lazy:            d.isLazy(pk),
+		})
+		if err != nil {
+			return nil, fmt.Errorf("peer %s: %w", pk, err)
+		}
+		p.session = s
+		p.endpoint.SetWanted(s.Start)
+		d.mu.Lock()
+		d.peers[pk] = p
+		d.mu.Unlock()
+		// From now on WireGuard sends to the peer through the bind, which holds the initiation while there is no path.
+		if wp := d.wg.LookupPeer(wgdevice.NoisePublicKey(pk)); wp != nil {
+			wp.SetEndpointFromPacket(p.endpoint)
+		}
+	}
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	all := make([]*peer, 0, len(d.peers))
+	for _, p := range d.peers {
+		all = append(all, p)
+	}
+	return all, nil
+}
+
+// pace starts the sessions one after another; Start does nothing where one is under way.
+func (d *Device) pace(peers []*peer) {
+	tick := time.NewTicker(sessionPace)
+	defer tick.Stop()
+	for _, p := range peers {
+		if d.isLazy(p.key) || p.session.Status().State != session.Idle {
+			continue
+		}
+		p.session.Start()
+		select {
+		case <-tick.C:
+		case <-d.ctx.Done():
+			return
+		}
+	}
+}
+
+func (d *Device) isLazy(pk key.Public) bool {
+	if lazy := d.meta[pk].Lazy; lazy != nil {
+		return *lazy
+	}
+	return d.opts.Config.Interface.Lazy
+}
+
+func (d *Device) displayName(pk key.Public) string {
+	if name := d.meta[pk].Name; name != "" {
+		return name
+	}
+	return pk.Short()
+}
+
+func (d *Device) lookup(pk key.Public) *peer {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	return d.peers[pk]
+}
+
+// setStatic takes an endpoint that was set by hand: WireGuard uses it at once, until ICE finds a path.
+func (d *Device) setStatic(pk key.Public, addr netip.AddrPort) {
+	p := d.lookup(pk)
+	if p == nil {
+		return // an ordinary WireGuard peer
+	}
+	p.mu.Lock()
+	p.static = addr
+	if !p.ice {
+		p.endpoint.SetPath(bind.NewStaticPath(addr))
+	}
+	p.mu.Unlock()
+	if wp := d.wg.LookupPeer(wgdevice.NoisePublicKey(pk)); wp != nil {
+		wp.SetEndpointFromPacket(p.endpoint)
+		p.endpoint.FlushHeld()
+	}
+}
+
+// onPath follows the pair that ICE selected. It runs on the session's goroutine.
+func (d *Device) onPath(p *peer, path *session.Path) {
+	p.mu.Lock()
+	var next *bind.Path
+	switch {
+	case path == nil && p.static.IsValid():
+		next = bind.NewStaticPath(p.static)
+	case path == nil:
+	case path.Direct:
+		next = bind.NewDirectPath(path.Base.Addr(), path.Remote.Address)
+	default:
+		next = bind.NewConnPath(path.Conn, path.Local.Address, path.Remote.Address)
+	}
+	p.ice = path != nil
+	fresh := path != nil && path.Generation != p.gen
+	if path != nil {
+		p.gen = path.Generation
+	}
+	p.endpoint.SetPath(next)
+	p.mu.Unlock()
+
+	wp := d.wg.LookupPeer(wgdevice.NoisePublicKey(p.key))
+	if wp == nil || path == nil {
+		return
+	}
+	wp.SetEndpointFromPacket(p.endpoint)
+	if !fresh {
+		return
+	}
+	if d.publicKey().Compare(p.key) < 0 {
+		d.handshake(p, wp)
+		return
+	}
+	before := d.lastHandshake(p.key)
+	time.AfterFunc(yieldHandshake, func() {
+		if d.ctx.Err() == nil && !d.lastHandshake(p.key).After(before) {
+			d.handshake(p, wp)
+		}
+	})
+}
+
+// handshake sends the initiation that waited for a path, else a new one (at most one in 5 s, which wireguard-go sees to).
+func (d *Device) handshake(p *peer, wp *wgdevice.Peer) {
+	if !p.endpoint.FlushHeld() {
+		wp.SendHandshakeInitiation(false)
+	}
+}
+
+func (d *Device) publicKey() key.Public {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	return d.identity.Public()
+}
+
+// startSignaling makes the router and its backends where there are none yet, and tells them who the peers are.
+func (d *Device) startSignaling(wanted map[key.Public]bool) error {
+	d.mu.RLock()
+	router, identity := d.router, d.identity
+	d.mu.RUnlock()
+	if router == nil && len(d.opts.Backends) > 0 {
+		router = signal.NewRouter(signal.RouterOptions{
+			Identity:            identity,
+			Logger:              d.log,
+			OnOffer:             d.onOffer,
+			OnPeerAvailable:     d.onPeerAvailable,
+			OnICEServersChanged: d.onICEServersChanged,
+		})
+		for _, b := range d.opts.Backends {
+			backend, err := b.Factory(d.ctx, signal.Env{
+				Identity:    identity,
+				Sink:        router,
+				Control:     d.bind.ControlSocket,
+				ExcludeAddr: d.isOverlay,
+				Logger:      d.log.With("backend", b.Name),
+			}, b.Lines)
+			if err != nil {
+				return errors.Join(fmt.Errorf("signaling %s: %w", b.Name, err), router.Close())
+			}
+			router.Add(backend)
+		}
+		d.mu.Lock()
+		d.router = router
+		d.mu.Unlock()
+	}
+	if router != nil {
+		peers := make([]key.Public, 0, len(wanted))
+		for pk := range wanted {
+			peers = append(peers, pk)
+		}
+		router.SetPeers(peers)
+	}
+	return nil
+}
+
+// stopSignaling closes the sessions, which say good-bye to nobody, and the router.
+func (d *Device) stopSignaling() {
+	d.mu.Lock()
+	router := d.router
+	peers := make([]*peer, 0, len(d.peers))
+	for _, p := range d.peers {
+		peers = append(peers, p)
+	}
+	d.router = nil
+	clear(d.peers)
+	d.mu.Unlock()
+	d.closePeers(peers)
+	if router != nil {
+		router.Close()
+	}
+}
+
+var errNoSignaling = errors.New("signaling is not running")
+
+func (d *Device) sendOffer(ctx context.Context, pk key.Public, o *proto.Offer) error {
+	d.mu.RLock()
+	router := d.router
+	d.mu.RUnlock()
+	if router == nil {
+		return errNoSignaling
+	}
+	return router.Send(ctx, pk, o)
+}
+
+func (d *Device) onOffer(pk key.Public, o *proto.Offer) {
+	if p := d.lookup(pk); p != nil {
+		p.session.HandleOffer(o)
+	}
+}
+
+func (d *Device) onPeerAvailable(pk key.Public) {
+	if p := d.lookup(pk); p != nil {
+		p.session.PeerAvailable()
+	}
+}
+
+func (d *Device) onICEServersChanged() {
+	d.eachPeer(func(p *peer) { p.session.ICEServersChanged() })
+}
+
+func (d *Device) eachPeer(f func(*peer)) {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	for _, p := range d.peers {
+		f(p)
+	}
+}
+
+// iceServers returns the servers of the file and those that the signaling learned.
+func (d *Device) iceServers() []proto.ICEServer {
+	servers := d.opts.Config.Interface.ICEServers
+	d.mu.RLock()
+	router := d.router
+	d.mu.RUnlock()
+	if router != nil {
+		servers = append(servers[:len(servers):len(servers)], router.ICEServers()...)
+	}
+	return servers
+}

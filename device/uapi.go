@@ -1,0 +1,204 @@
+package device
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"strings"
+	"sync"
+
+	wgdevice "golang.zx2c4.com/wireguard/device"
+	"golang.zx2c4.com/wireguard/ipc"
+
+	"github.com/wice-go/wice-go/proto/key"
+)
+
+// maxSetSize bounds one set operation of the UAPI: about 100,000 peers with some allowed IPs each.
+const maxSetSize = 64 << 20
+
+// HandleUAPI serves one connection of WireGuard's configuration protocol (wireguard.com/xplatform) until it ends. wireguard-go applies
+// the operations; in between stands what ICE needs: a peer gets its session the moment it is set, and "endpoint=" is left out while a
+// peer has none, since wg(8) takes no empty one.
+func (d *Device) HandleUAPI(c net.Conn) {
+	defer c.Close()
+	in, out := bufio.NewReader(c), bufio.NewWriter(c)
+	for {
+		op, err := in.ReadString('\n')
+		if err != nil {
+			return
+		}
+		switch op {
+		case "set=1\n":
+			err = d.serveSet(in)
+		case "get=1\n":
+			var blank byte
+			if blank, err = in.ReadByte(); err != nil {
+				return
+			}
+			if blank != '\n' {
+				err = errInvalid
+				break
+			}
+			err = d.ipcGet(out)
+		default:
+			d.log.Warn("UAPI: unknown operation, connection closed", "operation", strings.TrimSpace(op))
+			return
+		}
+		fmt.Fprintf(out, "errno=%d\n\n", errno(err))
+		if out.Flush() != nil {
+			return
+		}
+	}
+}
+
+// ServeUAPI accepts connections until the listener is closed, and returns when all of them have ended, which closing the device causes.
+func (d *Device) ServeUAPI(l net.Listener) {
+	var conns sync.WaitGroup
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			break
+		}
+		conns.Go(func() {
+			stop := context.AfterFunc(d.ctx, func() { c.Close() })
+			defer stop()
+			d.HandleUAPI(c)
+		})
+	}
+	conns.Wait()
+}
+
+// uapiError is an error with the number that the UAPI answers.
+type uapiError struct {
+	code int64
+	err  error
+}
+
+func (e *uapiError) Error() string    { return e.err.Error() }
+func (e *uapiError) Unwrap() error    { return e.err }
+func (e *uapiError) ErrorCode() int64 { return e.code }
+
+var (
+	errInvalid = &uapiError{ipc.IpcErrorInvalid, errors.New("trailing character in UAPI get")}
+	errTooLong = &uapiError{ipc.IpcErrorIO, fmt.Errorf("set operation of more than %d bytes", maxSetSize)}
+)
+
+func errno(err error) int64 {
+	var coded interface{ ErrorCode() int64 }
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &coded):
+		return coded.ErrorCode()
+	}
+	return ipc.IpcErrorUnknown
+}
+
+// serveSet reads one set operation to its blank line, or to the end of input, and applies it.
+func (d *Device) serveSet(in *bufio.Reader) error {
+	var text strings.Builder
+	for {
+		line, err := in.ReadString('\n')
+		if line == "\n" {
+			break
+		}
+		if text.Len()+len(line) > maxSetSize {
+			return errTooLong
+		}
+		text.WriteString(line)
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return &uapiError{ipc.IpcErrorIO, err}
+		}
+	}
+	return d.ipcSet(text.String())
+}
+
+// ipcSet applies a set operation and makes sessions and endpoints follow. Keep-alives are switched on last: they make wireguard-go send a
+// handshake at once, which must find the endpoint of its peer in place.
+func (d *Device) ipcSet(text string) error {
+	d.uapiMu.Lock()
+	defer d.uapiMu.Unlock()
+	set := splitSet(text)
+	if err := d.wg.IpcSet(set.first); err != nil {
+		return errors.Join(err, d.reconcile(set.endpoints))
+	}
+	if err := d.reconcile(set.endpoints); err != nil {
+		return err
+	}
+	if set.keepalives == "" {
+		return nil
+	}
+	return d.wg.IpcSet(set.keepalives)
+}
+
+// setOperation is a set operation taken apart.
+type setOperation struct {
+	first      string // all but the keep-alives
+	keepalives string // the keep-alives, as an operation of their own that creates no peer
+	endpoints  map[key.Public]netip.AddrPort
+}
+
+func splitSet(text string) setOperation {
+	op := setOperation{endpoints: make(map[key.Public]netip.AddrPort)}
+	var first, keepalives strings.Builder
+	var pk key.Public
+	for line := range strings.Lines(text) {
+		name, value, _ := strings.Cut(strings.TrimSuffix(line, "\n"), "=")
+		switch name {
+		case "public_key":
+			pk, _ = key.ParsePublicHex(value) // wireguard-go reports what is wrong with it
+		case "remove":
+			delete(op.endpoints, pk)
+		case "endpoint":
+			if addr, err := netip.ParseAddrPort(value); err == nil {
+				op.endpoints[pk] = addr
+			}
+		case "persistent_keepalive_interval":
+			fmt.Fprintf(&keepalives, "public_key=%s\nupdate_only=true\n%s", pk.Hex(), line)
+			continue
+		}
+		first.WriteString(line)
+	}
+	op.first, op.keepalives = first.String(), keepalives.String()
+	return op
+}
+
+// noEndpoint is the line of a peer whose endpoint has no address yet (see [bind.PeerEndpoint.DstToString]).
+const noEndpoint = "endpoint=0.0.0.0:0\n"
+
+// ipcGet writes wireguard-go's state without the endpoints that have no address yet.
+func (d *Device) ipcGet(w io.Writer) error {
+	var buf bytes.Buffer
+	if err := d.wg.IpcGetOperation(&buf); err != nil {
+		return err
+	}
+	for {
+		line, err := buf.ReadBytes('\n')
+		if len(line) > 0 && string(line) != noEndpoint {
+			if _, err := w.Write(line); err != nil {
+				return &uapiError{ipc.IpcErrorIO, err}
+			}
+		}
+		if err != nil {
+			return nil
+		}
+	}
+}
+
+func (d *Device) portError(err error) error {
+	port := uint16(0)
+	if p := d.opts.Config.Interface.ListenPort; p != nil {
+		port = *p
+	}
+	return fmt.Errorf("listen on UDP port %d: %w", port, err)
+}
+
+var _ interface{ ErrorCode() int64 } = (*wgdevice.IPCError)(nil)

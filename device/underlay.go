@@ -1,0 +1,178 @@
+package device
+
+import (
+	"context"
+	"fmt"
+	"hash/maphash"
+	"net"
+	"net/netip"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/pion/transport/v2"
+	"github.com/pion/transport/v2/stdnet"
+
+	"github.com/wice-go/wice-go/signal/session"
+)
+
+const (
+	// networkPoll is how often the host's addresses are compared with the last ones. A poll costs two system calls, works on every
+	// system, and is well below the time in which a dead path is noticed.
+	networkPoll = 2 * time.Second
+
+	// turnDialTimeout bounds the connection to a TURN server over TCP.
+	turnDialTimeout = 5 * time.Second
+)
+
+// underlay makes the sockets that pion opens beside the bind's own, those to TURN servers: with the interface's mark on them, so that
+// a full tunnel does not swallow its own packets, and closed to strangers.
+type underlay struct {
+	stdnet.Net
+	control func(network, address string, c syscall.RawConn) error
+}
+
+var _ transport.Net = (*underlay)(nil)
+
+func newUnderlay(control func(network, address string, c syscall.RawConn) error) *underlay {
+	return &underlay{control: control}
+}
+
+// Interfaces implements [transport.Net], with the interfaces of now.
+func (u *underlay) Interfaces() ([]*transport.Interface, error) {
+	var now stdnet.Net
+	if err := now.UpdateInterfaces(); err != nil {
+		return nil, err
+	}
+	return now.Interfaces()
+}
+
+// ListenPacket implements [transport.Net].
+func (u *underlay) ListenPacket(network, address string) (net.PacketConn, error) {
+	lc := net.ListenConfig{Control: u.control}
+	c, err := lc.ListenPacket(context.Background(), network, address)
+	if err != nil {
+		return nil, err
+	}
+	if udp, ok := c.(*net.UDPConn); ok {
+		udp.SetReadBuffer(turnSocketBuffer)
+		udp.SetWriteBuffer(turnSocketBuffer)
+	}
+	return &serverConn{PacketConn: c}, nil
+}
+
+// turnSocketBuffer is the size in bytes asked for a TURN socket's buffers: it carries the relayed traffic of a peer.
+const turnSocketBuffer = 4 << 20
+
+// DialTCP implements [transport.Net].
+func (u *underlay) DialTCP(network string, laddr, raddr *net.TCPAddr) (transport.TCPConn, error) {
+	d := net.Dialer{Control: u.control, Timeout: turnDialTimeout}
+	if laddr != nil {
+		d.LocalAddr = laddr
+	}
+	c, err := d.Dial(network, raddr.String())
+	if err != nil {
+		return nil, err
+	}
+	tcp, ok := c.(*net.TCPConn)
+	if !ok {
+		c.Close()
+		return nil, fmt.Errorf("dial %s: not a TCP connection but %T", raddr, c)
+	}
+	return tcp, nil
+}
+
+// Dial implements [transport.Net].
+func (u *underlay) Dial(network, address string) (net.Conn, error) {
+	d := net.Dialer{Control: u.control, Timeout: turnDialTimeout}
+	return d.Dial(network, address)
+}
+
+// serverConn reads from the server that was first written to, and from nobody else: pion's TURN client gives up its allocation at the
+// first datagram that it can't make sense of, whoever sent it.
+type serverConn struct {
+	net.PacketConn
+	server atomic.Pointer[netip.AddrPort]
+}
+
+func (c *serverConn) WriteTo(b []byte, addr net.Addr) (int, error) {
+	if c.server.Load() == nil {
+		if udp, ok := addr.(*net.UDPAddr); ok {
+			server := unmapped(udp.AddrPort())
+			c.server.CompareAndSwap(nil, &server)
+		}
+	}
+	return c.PacketConn.WriteTo(b, addr)
+}
+
+func (c *serverConn) ReadFrom(b []byte) (int, net.Addr, error) {
+	for {
+		n, addr, err := c.PacketConn.ReadFrom(b)
+		if err != nil {
+			return n, addr, err
+		}
+		server := c.server.Load()
+		if udp, ok := addr.(*net.UDPAddr); ok && server != nil && unmapped(udp.AddrPort()) == *server {
+			return n, addr, nil
+		}
+	}
+}
+
+func unmapped(a netip.AddrPort) netip.AddrPort { return netip.AddrPortFrom(a.Addr().Unmap(), a.Port()) }
+
+// refreshOverlay notes the addresses inside the tunnel, which are no candidates: those of the file, and those that the interface has by
+// now (wg-quick and administrators add them by themselves).
+func (d *Device) refreshOverlay() {
+	own := make(map[netip.Addr]bool)
+	for _, p := range d.opts.Config.Interface.Addresses {
+		own[p.Addr().Unmap()] = true
+	}
+	if d.opts.TunKind == "kernel" {
+		if ifc, err := net.InterfaceByName(d.opts.Name); err == nil {
+			addrs, _ := ifc.Addrs()
+			for _, a := range addrs {
+				if p, err := netip.ParsePrefix(a.String()); err == nil {
+					own[p.Addr().Unmap()] = true
+				}
+			}
+		}
+	}
+	d.overlay.Store(&own)
+}
+
+func (d *Device) isOverlay(a netip.Addr) bool { return (*d.overlay.Load())[a.Unmap().WithZone("")] }
+
+// watchNetwork starts new sessions when the addresses of the host, or the port of the bind, have changed.
+func (d *Device) watchNetwork() {
+	tick := time.NewTicker(networkPoll)
+	defer tick.Stop()
+	seed := maphash.MakeSeed()
+	last := d.networkHash(seed)
+	for {
+		select {
+		case <-d.ctx.Done():
+			return
+		case <-tick.C:
+		}
+		d.refreshOverlay()
+		now := d.networkHash(seed)
+		if now == last {
+			continue
+		}
+		last = now
+		d.log.Info("network changed: negotiating again")
+		d.eachPeer(func(p *peer) {
+			if p.session.Status().State != session.Idle {
+				p.session.NetworkChanged()
+			}
+		})
+	}
+}
+
+func (d *Device) networkHash(seed maphash.Seed) uint64 {
+	var sum uint64
+	for _, a := range d.bind.Mux().GetListenAddresses() {
+		sum += maphash.String(seed, a.String()) // a sum: the order does not matter
+	}
+	return sum
+}

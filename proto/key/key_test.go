@@ -1,0 +1,89 @@
+package key
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+)
+
+// TestPublicVector is the Diffie-Hellman example of RFC 7748, section 6.1.
+func TestPublicVector(t *testing.T) {
+	priv, err := ParsePrivate("dwdtCnMYpX08FsFyUbJmRd9ML4frwJkqsXf7pR25LCo=")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := priv.Public().String(), "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo="; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+}
+
+func TestGeneratedKeysAreValid(t *testing.T) {
+	for range 64 {
+		pub := NewPrivate().Public()
+		if err := pub.Validate(); err != nil {
+			t.Fatalf("%v: %v", pub, err)
+		}
+		back, err := ParsePublic(pub.String())
+		if err != nil || back != pub {
+			t.Fatalf("got %v, %v; want %v", back, err, pub)
+		}
+	}
+}
+
+func TestValidateRefuses(t *testing.T) {
+	le := func(first byte, rest byte, last byte) (k Public) {
+		for i := range k {
+			k[i] = rest
+		}
+		k[0], k[31] = first, last
+		return k
+	}
+	for _, c := range []struct {
+		name string
+		k    Public
+		want error
+	}{
+		{"zero", Public{}, ErrZero},
+		{"one", le(1, 0, 0), ErrSmallOrder},
+		{"minus one", le(0xec, 0xff, 0x7f), ErrSmallOrder},
+		{"the prime", le(0xed, 0xff, 0x7f), ErrNonCanonical},
+		{"top bit", le(9, 0, 0x80), ErrNonCanonical},
+		{"twist", le(2, 0, 0), ErrTwist},
+		{"base point", le(9, 0, 0), nil},
+	} {
+		if err := c.k.Validate(); !errors.Is(err, c.want) {
+			t.Errorf("%s: got %v, want %v", c.name, err, c.want)
+		}
+	}
+}
+
+func TestParseRefuses(t *testing.T) {
+	for _, s := range []string{"", "x", "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo", "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmp=", "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=\n"} {
+		if _, err := ParsePublic(s); !errors.Is(err, ErrFormat) {
+			t.Errorf("%q: got %v, want %v", s, err, ErrFormat)
+		}
+	}
+}
+
+func TestSecretsDoNotPrint(t *testing.T) {
+	priv, psk := NewPrivate(), NewPreshared()
+	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%x", "%X", "%q", "%d"} {
+		got := fmt.Sprintf(verb+verb, priv, psk) + fmt.Sprintf(verb, struct{ K any }{priv})
+		for _, secret := range []string{priv.Base64(), priv.Hex(), strings.ToUpper(priv.Hex()), psk.Base64(), psk.Hex(), fmt.Sprint(priv[0], priv[1], priv[2])} {
+			if strings.Contains(got, secret) {
+				t.Errorf("%s prints the key: %s", verb, got)
+			}
+		}
+	}
+}
+
+func FuzzParsePublic(f *testing.F) {
+	f.Add(NewPrivate().Public().String())
+	f.Add("")
+	f.Fuzz(func(t *testing.T, s string) {
+		if k, err := ParsePublic(s); err == nil && k.String() != s {
+			t.Errorf("got %s, want %s", k, s)
+		}
+	})
+}

@@ -1,0 +1,39 @@
+package libp2p
+
+import (
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/network"
+
+	"github.com/wice-go/wice-go/proto"
+	"github.com/wice-go/wice-go/signal/libp2p/node"
+)
+
+// receiveTimeout bounds how long a peer may take to hand over one envelope.
+const receiveTimeout = 10 * time.Second
+
+// receive takes one envelope from a stream. The host calls it in a goroutine for each stream.
+func (b *Backend) receive(s network.Stream) {
+	if !b.enter() {
+		s.Reset()
+		return
+	}
+	defer b.wg.Done()
+	if _, ok := b.gater.key(s.Conn().RemotePeer()); !ok {
+		s.Reset() // a bootstrap or a peer that was removed a moment ago
+		return
+	}
+	s.SetDeadline(time.Now().Add(receiveTimeout))
+	envelope, err := node.ReadFrame(s, proto.MaxEnvelopeSize)
+	if err != nil {
+		b.log.Debug("signaling stream failed", "peer", s.Conn().RemotePeer(), "error", err)
+		s.Reset()
+		return
+	}
+	b.env.Sink.Deliver(envelope)
+	if _, err := s.Write([]byte{node.Ack}); err != nil {
+		s.Reset()
+		return
+	}
+	s.Close()
+}

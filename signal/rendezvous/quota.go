@@ -1,0 +1,107 @@
+package rendezvous
+
+import (
+	"net"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"github.com/wice-go/wice-go/proto/key"
+)
+
+// reservationLife is how long an admitted request counts before its allocation is made, which takes a millisecond. It ends by itself
+// because a failure is not reported.
+const reservationLife = 2 * time.Second
+
+// quota counts TURN allocations.
+type quota struct {
+	// Constant after construction.
+	total, perKey, bytesPerSecond int
+
+	// mu guards all following.
+	mu    sync.Mutex
+	keys  map[key.Public]*usage
+	users map[allocation]string // the username of each allocation
+	count int
+}
+
+type usage struct {
+	live    int
+	pending []time.Time // when admitted requests that have no allocation yet stop to count
+	limiter *rate.Limiter
+}
+
+// allocation is the client's address and the server's.
+type allocation struct{ src, dst string }
+
+func newQuota(l Limits) *quota {
+	return &quota{
+		total: l.Allocations, perKey: l.AllocationsPerKey, bytesPerSecond: l.BytesPerSecond,
+		keys: map[key.Public]*usage{}, users: map[allocation]string{},
+	}
+}
+
+// reserve admits a request, or not.
+func (q *quota) reserve(k key.Public, now time.Time) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	u := q.keys[k]
+	if u == nil {
+		// A second's worth at once: what a batch of large packets needs.
+		u = &usage{limiter: rate.NewLimiter(rate.Limit(q.bytesPerSecond), q.bytesPerSecond)}
+	}
+	u.pending = slices.DeleteFunc(u.pending, func(until time.Time) bool { return !now.Before(until) })
+	if q.count >= q.total || u.live+len(u.pending) >= q.perKey {
+		return false
+	}
+	u.pending = append(u.pending, now.Add(reservationLife))
+	q.keys[k] = u
+	return true
+}
+
+// add counts an allocation and returns the limiter of its key.
+func (q *quota) add(k key.Public, username string, src, dst net.Addr) *rate.Limiter {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	u := q.keys[k]
+	if u == nil { // admitted long ago
+		u = &usage{limiter: rate.NewLimiter(rate.Limit(q.bytesPerSecond), q.bytesPerSecond)}
+		q.keys[k] = u
+	}
+	if len(u.pending) > 0 {
+		u.pending = u.pending[1:]
+	}
+	u.live++
+	q.count++
+	q.users[allocation{src.String(), dst.String()}] = username
+	return u.limiter
+}
+
+func (q *quota) remove(k key.Public, src, dst net.Addr) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	a := allocation{src.String(), dst.String()}
+	u := q.keys[k]
+	if _, ok := q.users[a]; !ok || u == nil {
+		return
+	}
+	delete(q.users, a)
+	q.count--
+	if u.live--; u.live == 0 && len(u.pending) == 0 {
+		delete(q.keys, k)
+	}
+}
+
+// holds reports whether the client at that address has an allocation made with that username.
+func (q *quota) holds(username string, src net.Addr) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for a, u := range q.users {
+		if u == username && a.src == src.String() {
+			return true
+		}
+	}
+	return false
+}

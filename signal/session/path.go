@@ -1,0 +1,66 @@
+package session
+
+import (
+	"net/netip"
+	"slices"
+
+	"github.com/pion/ice/v2"
+
+	"github.com/wice-go/wice-go/proto"
+)
+
+// CandidateInfo is one end of a path.
+type CandidateInfo struct {
+	Type    proto.CandidateType
+	Address netip.AddrPort
+}
+
+// Path is what an agent selected to carry data. It does not change.
+type Path struct {
+	Local, Remote CandidateInfo  // as announced to the other side
+	Base          netip.AddrPort // what the local socket sends from; of a relay: the TURN socket's address, 0.0.0.0 if unknown
+	Network       proto.NetworkType
+	Relayed       bool   // one end at least is a relay's
+	RelayProtocol string // how we reach our own TURN server: "udp", "tcp", "dtls" or "tls"; else ""
+
+	// Direct says that the shared UDP socket can send data to Remote.Address (which may be the peer's relay).
+	// Else data goes through Conn alone.
+	Direct bool
+
+	// Conn carries datagrams over the pair until the path is replaced, and a few seconds longer inwards. It must not be closed by
+	// who uses it: the session does that, and its Read then returns an error.
+	Conn *ice.Conn
+
+	Generation uint64 // of the session: one more with each
+}
+
+// path describes the selected pair.
+func (ag *agent) path() *Path {
+	l, r := ag.selected.local, ag.selected.remote
+	p := &Path{
+		Local:      CandidateInfo{protoType(l.Type()), candidateAddr(l)},
+		Remote:     CandidateInfo{protoType(r.Type()), candidateAddr(r)},
+		Base:       candidateAddr(l),
+		Network:    protoNetwork(l.NetworkType()),
+		Conn:       ag.conn,
+		Generation: ag.generation,
+	}
+	if l.Type() != ice.CandidateTypeHost {
+		if rel := relatedAddr(l); rel.IsValid() {
+			p.Base = rel
+		}
+	}
+	if rc, ok := l.(interface{ RelayProtocol() string }); ok && p.Local.Type == proto.Relay {
+		p.RelayProtocol = rc.RelayProtocol()
+	}
+	p.Relayed = p.Local.Type == proto.Relay || p.Remote.Type == proto.Relay
+	p.Direct = p.Local.Type != proto.Relay && !p.Network.IsTCP()
+	return p
+}
+
+// directConceivable reports whether both sides have other candidates than relays.
+func (s *Session) directConceivable(ag *agent) bool {
+	other := func(c proto.Candidate) bool { return c.Type != proto.Relay }
+	return slices.ContainsFunc(s.opts.CandidateTypes, func(t proto.CandidateType) bool { return t == proto.Host || t == proto.ServerReflexive }) &&
+		slices.ContainsFunc(ag.remotes, other)
+}

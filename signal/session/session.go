@@ -1,0 +1,220 @@
+// Package session negotiates the path to one peer.
+//
+// It has two halves. [Machine] is the protocol without input and output: session ids, versions, restarts, what to send again and
+// when. [Session] drives it: one goroutine with a mailbox, around one ICE agent for each generation. Messages, with
+// A's session id a and B's session id b:
+//
+//	A                                   B
+//	  --- id=a rid=-  version=0 ---->       A begins
+//	  <-- id=b rid=a  version=0 -----       B answers; A starts its agent and gathers
+//	  --- id=a rid=b  version=1 ---->       with A's first candidates; B starts its agent and gathers
+//	  <-- id=b rid=a  version=1 -----       with B's first candidates
+//	  ...                                   cumulative, until both have sent the end of candidates
+//
+// Whoever has the smaller public key is ICE-controlling. A restart draws new ids and makes a new agent beside the old one, which
+// carries the data until the new one is connected, or until it fails itself.
+package session
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"io"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/pion/ice/v2"
+	"github.com/pion/transport/v2"
+
+	"github.com/wice-go/wice-go/proto"
+	"github.com/wice-go/wice-go/proto/key"
+)
+
+// Limits of a session.
+const (
+	maxQueuedOffers = 32               // the newest win
+	closeTimeout    = 15 * time.Second // pion waits for its gathering; ours is cut short long before
+	sendTimeout     = 10 * time.Second // for one offer; it is sent again anyway
+)
+
+// Options say what a session negotiates with, and whom it tells. Fields are optional unless they say otherwise.
+type Options struct {
+	Local, Remote key.Public // required; different
+
+	// Send gives an offer to the signaling; required. It is called from a goroutine of its own, one call at a time.
+	Send func(ctx context.Context, o *proto.Offer) error
+
+	// ICEServers is asked at the start of each gathering. It must be cheap and safe for concurrent use. Nil: none.
+	ICEServers func() []proto.ICEServer
+
+	CandidateTypes []proto.CandidateType // what local candidates may be; nil: everything
+	NetworkTypes   []proto.NetworkType   // nil: everything
+
+	Mux    ice.UniversalUDPMux // required: the shared UDP sockets; not closed by the session
+	TCPMux ice.TCPMux          // accepts ICE-TCP connections; nil: this side only dials them
+	Net    transport.Net       // makes the sockets to TURN servers; nil: the system's
+
+	// ExcludeAddr reports addresses that are no candidates, neither local nor remote: the interface's own. Nil: none.
+	ExcludeAddr func(netip.Addr) bool
+
+	// IncludeLoopback permits loopback candidates, for tests and several interfaces of one machine.
+	IncludeLoopback bool
+
+	// OnPath is told what carries the data from now on; nil: nothing does. It is called from the session's goroutine, in order,
+	// and must not block.
+	OnPath func(*Path)
+
+	// OnChange says that [Session.Status] changed. It must not block.
+	OnChange func()
+
+	Logger *slog.Logger // nil: nothing is logged
+	Lazy   bool         // sleep when the peer does
+	Rand   io.Reader    // ids, credentials, jitter; nil: the system's
+}
+
+// Session is the negotiation with one peer. All methods are safe for concurrent use; none but Close blocks.
+type Session struct {
+	// Constant after New.
+	opts Options
+	log  *slog.Logger
+	ctx  context.Context
+	stop context.CancelFunc
+	done chan struct{} // closed when the goroutine ended
+	wake chan struct{} // capacity 1
+
+	// Owned by the session's goroutine.
+	machine *Machine
+	agents  map[uint64]*agent
+	active  *agent
+	path    *Path
+	servers []proto.ICEServer // of the last gathering
+
+	lastFailure string // why the last negotiation came to nothing
+
+	work sync.WaitGroup // goroutines beside the session's own; added to only before done is closed
+
+	mu      sync.Mutex // guards the following
+	inbox   []any      // Events, agentEvents
+	offers  int        // how many of the inbox are offers
+	outbox  []*proto.Offer
+	sending bool
+	sendErr error
+	status  Status
+	rttOf   *agent
+	rtt     roundTrip
+}
+
+// New starts an idle session: it begins with [Session.Start] or with an offer of the peer.
+func New(o Options) (*Session, error) {
+	switch {
+	case o.Mux == nil:
+		return nil, errors.New("session: options: Mux is missing")
+	case o.Send == nil:
+		return nil, errors.New("session: options: Send is missing")
+	case o.Local == o.Remote:
+		return nil, errors.New("session: options: local and remote key are the same: a peer can't be its own peer")
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Rand == nil {
+		o.Rand = rand.Reader
+	}
+	if o.ICEServers == nil {
+		o.ICEServers = func() []proto.ICEServer { return nil }
+	}
+	if len(o.CandidateTypes) == 0 {
+		o.CandidateTypes = []proto.CandidateType{proto.Host, proto.ServerReflexive, proto.PeerReflexive, proto.Relay}
+	}
+	if len(o.NetworkTypes) == 0 {
+		o.NetworkTypes = []proto.NetworkType{proto.UDP4, proto.UDP6, proto.TCP4, proto.TCP6}
+	}
+	ctx, stop := context.WithCancel(context.Background()) // ends in Close
+	s := &Session{
+		opts: o, log: o.Logger.With("peer", o.Remote.Short()),
+		ctx: ctx, stop: stop, done: make(chan struct{}), wake: make(chan struct{}, 1),
+		machine: NewMachine(o.Rand, o.Lazy), agents: make(map[uint64]*agent),
+		status: Status{Reason: reasonIdle, Since: time.Now()},
+	}
+	go s.run()
+	return s, nil
+}
+
+// Start begins the negotiation, if the session is idle.
+func (s *Session) Start() { s.post(Start{}) }
+
+// Sleep ends the session and tells the peer, because nothing uses it. It begins anew with Start or an offer.
+func (s *Session) Sleep() { s.post(Sleep{}) }
+
+// HandleOffer takes an offer of the peer. The session keeps it.
+func (s *Session) HandleOffer(o *proto.Offer) { s.post(OfferReceived{o}) }
+
+// PeerAvailable says that a backend can reach the peer now.
+func (s *Session) PeerAvailable() { s.post(PeerAvailable{}) }
+
+// NetworkChanged says that local addresses or the port of the mux changed.
+func (s *Session) NetworkChanged() { s.post(NetworkChanged{}) }
+
+// ICEServersChanged says that Options.ICEServers may return others than before.
+func (s *Session) ICEServersChanged() { s.post(ServersChanged{}) }
+
+// Restart begins a new session beside the present one. The reason is logged.
+func (s *Session) Restart(reason string) {
+	s.log.Debug("session restart asked for", "reason", reason)
+	s.post(RestartRequested{})
+}
+
+// Close ends the session. No callback runs after it. It waits for the agents to end, but not for more than 15 s.
+func (s *Session) Close() error {
+	s.stop()
+	<-s.done
+	idle := make(chan struct{})
+	go func() { s.work.Wait(); close(idle) }()
+	timer := time.NewTimer(closeTimeout)
+	defer timer.Stop()
+	select {
+	case <-idle:
+		return nil
+	case <-timer.C:
+		return errors.New("session: close: an ICE agent does not end; its sockets stay open")
+	}
+}
+
+// post puts an event or an agentEvent into the mailbox. Offers that are not handled fast enough displace older ones; other events
+// of the same kind that wait already make no difference.
+func (s *Session) post(ev any) {
+	s.mu.Lock()
+	switch ev.(type) {
+	case OfferReceived:
+		if s.offers == maxQueuedOffers {
+			i := slices.IndexFunc(s.inbox, func(ev any) bool { _, ok := ev.(OfferReceived); return ok })
+			s.inbox = slices.Delete(s.inbox, i, i+1)
+			s.offers--
+		}
+		s.offers++
+		s.inbox = append(s.inbox, ev)
+	case agentEvent:
+		s.inbox = append(s.inbox, ev) // bounded by what an agent reports
+	default:
+		if !slices.Contains(s.inbox, ev) {
+			s.inbox = append(s.inbox, ev)
+		}
+	}
+	s.mu.Unlock()
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// take empties the mailbox.
+func (s *Session) take() []any {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	evs := s.inbox
+	s.inbox, s.offers = nil, 0
+	return evs
+}
