@@ -15,6 +15,8 @@ package device
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"net/url"
@@ -115,7 +117,10 @@ func New(opts Options) (*Device, error) {
 // error; an unreachable rendezvous is not.
 func (d *Device) Up(fwmark uint32) error {
 	if err := d.wg.Up(); err != nil {
-		return d.portError(err)
+		return err
+	}
+	if err := d.insistOnPort(); err != nil {
+		return err
 	}
 	if fwmark != 0 {
 		if err := d.wg.BindSetMark(fwmark); err != nil {
@@ -132,6 +137,24 @@ func (d *Device) Up(fwmark uint32) error {
 	}
 	d.tasks.Go(d.watchNetwork)
 	return nil
+}
+
+// insistOnPort makes sure that WireGuard listens on the configured port. A TUN that reports itself up makes wireguard-go open the
+// sockets by itself, and when that fails it only logs, and opens them on a random port the next time.
+func (d *Device) insistOnPort() error {
+	port := d.opts.Config.Interface.ListenPort
+	if port == nil || *port == 0 {
+		return nil
+	}
+	state, err := d.readState()
+	if err != nil || state.listenPort == *port {
+		return err
+	}
+	err = d.wg.IpcSet(fmt.Sprintf("listen_port=%d\n", *port))
+	if coded := (*wgdevice.IPCError)(nil); errors.As(err, &coded) {
+		err = coded.Unwrap() // the number is for the UAPI
+	}
+	return err
 }
 
 // Close takes everything down: sessions, signaling, sockets, TUN. It is idempotent, and returns when all of it has ended.

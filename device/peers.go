@@ -141,7 +141,7 @@ func (d *Device) addPeers(wanted map[key.Public]bool) ([]*peer, error) {
 			ExcludeAddr:     d.isOverlay,
 			IncludeLoopback: d.opts.IncludeLoopback,
 			OnPath:          func(path *session.Path) { d.onPath(p, path) },
-			Logger:          d.log.With("peer", d.displayName(pk)),
+			Logger:          d.log.With("name", d.displayName(pk)),
 			Lazy:            d.isLazy(pk),
 		})
 		if err != nil {

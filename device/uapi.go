@@ -12,7 +12,6 @@ import (
 	"strings"
 	"sync"
 
-	wgdevice "golang.zx2c4.com/wireguard/device"
 	"golang.zx2c4.com/wireguard/ipc"
 
 	"github.com/wice-go/wice-go/proto/key"
@@ -192,13 +191,3 @@ func (d *Device) ipcGet(w io.Writer) error {
 		}
 	}
 }
-
-func (d *Device) portError(err error) error {
-	port := uint16(0)
-	if p := d.opts.Config.Interface.ListenPort; p != nil {
-		port = *p
-	}
-	return fmt.Errorf("listen on UDP port %d: %w", port, err)
-}
-
-var _ interface{ ErrorCode() int64 } = (*wgdevice.IPCError)(nil)

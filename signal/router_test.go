@@ -256,7 +256,7 @@ func TestReceiveUnusableCandidates(t *testing.T) {
 			t.Fatal(err)
 		}
 		at := bytes.Index(payload, []byte{192, 0, 2, 1})
-		payload[at] = 127
+		payload[at] = 224 // multicast
 		r.Deliver(r.sealed(t, r.seal, payload))
 		r.check(t, []uint32{1}, map[DropReason]uint64{DropCandidate: 1})
 		if got := r.offers[0]; got.from != r.peer.Public() || len(got.offer.Candidates) != 0 || got.offer.Unusable != 1 {

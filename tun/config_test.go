@@ -97,6 +97,17 @@ func TestCheckConfig(t *testing.T) {
 	}
 }
 
+func TestValidName(t *testing.T) {
+	for s, want := range map[string]bool{
+		"wg0": true, "a=b+c.d-e_F9": true, "fifteen-letters": true, "sixteen-letters-": false, "": false, ".": false, "..": false,
+		"a b": false, "a/b": false, "é": false, "a\x00": false, "x\n": false, "a;b": false,
+	} {
+		if got := ValidName(s); got != want {
+			t.Errorf("ValidName(%q): got %v, want %v", s, got, want)
+		}
+	}
+}
+
 func TestCover(t *testing.T) {
 	have := cover{}
 	for _, p := range prefixes("10.0.0.0/8", "2001:db8::/32") {

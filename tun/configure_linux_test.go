@@ -3,6 +3,7 @@ package tun
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -185,6 +186,35 @@ func TestFullTunnel(t *testing.T) {
 	set := "resolvconf -a wgt0 -m 0 -x\nnameserver 10.9.0.53\nsearch example.org\n"
 	if want := set + set + "resolvconf -d wgt0 -f\n"; string(text) != want {
 		t.Errorf("resolvconf: got\n%s, want\n%s", text, want)
+	}
+}
+
+// TestDeviceClosedFirst checks the other order of closing, and that Close spares a new interface of the same name.
+func TestDeviceClosedFirst(t *testing.T) {
+	newNamespace(t)
+	before := snapshot(t)
+	dev := openDevice(t, "wgt0")
+	j, _ := openTestJournal(t)
+	d, err := Configure("wgt0", fullTunnel(), j)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := dev.Close(); err != nil {
+		t.Fatal(err)
+	}
+	shell(t, "ip link add wgt0 type veth peer name wgt1 && ip addr add 10.9.0.1/24 dev wgt0 && ip link set wgt0 up")
+	if err := d.Close(); err != nil {
+		t.Error(err)
+	}
+	if got := shell(t, "ip -o addr show dev wgt0"); !strings.Contains(got, "10.9.0.1/24") {
+		t.Errorf("the new interface lost its address: %s", got)
+	}
+	shell(t, "ip link del wgt0")
+	if diff := cmp.Diff(before, snapshot(t)); diff != "" {
+		t.Errorf("left behind:\n%s", diff)
+	}
+	if err := j.Close(); err != nil {
+		t.Error(err)
 	}
 }
 
@@ -439,6 +469,33 @@ func TestMarkOfSystemTable(t *testing.T) {
 	before := snapshot(t)
 	if _, err := Configure("wgt0", Config{FwMark: 254, Routes: prefixes("0.0.0.0/0")}, nil); err == nil {
 		t.Error("a full tunnel through the main table was accepted")
+	}
+	if diff := cmp.Diff(before, snapshot(t)); diff != "" {
+		t.Errorf("left behind:\n%s", diff)
+	}
+}
+
+// TestRecoverPersistent checks that Recover removes an interface that outlived its process, but no other kind of one.
+func TestRecoverPersistent(t *testing.T) {
+	newNamespace(t)
+	before := snapshot(t)
+	j, path := openTestJournal(t)
+	shell(t, "ip tuntap add mode tun name wgt0")
+	if _, err := Configure("wgt0", fullTunnel(), j); err != nil {
+		t.Fatal(err)
+	}
+	link, err := net.InterfaceByName("out")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := j.begin(step{Kind: stepLink, Interface: "out", Index: link.Index}); err != nil {
+		t.Fatal(err)
+	}
+	if err := j.release(); err != nil { // as if the process had died
+		t.Fatal(err)
+	}
+	if err := Recover(path); err != nil {
+		t.Error(err)
 	}
 	if diff := cmp.Diff(before, snapshot(t)); diff != "" {
 		t.Errorf("left behind:\n%s", diff)

@@ -73,6 +73,18 @@ func OpenJournal(path string) (*Journal, error) {
 }
 
 func openJournal(path string, flags int) (*Journal, error) {
+	for {
+		j, err := tryOpenJournal(path, flags)
+		if !errors.Is(err, errRemoved) {
+			return j, err
+		}
+	}
+}
+
+// errRemoved says that the former owner removed the file between its being opened and its being locked by us.
+var errRemoved = errors.New("removed by its owner")
+
+func tryOpenJournal(path string, flags int) (*Journal, error) {
 	file, err := os.OpenFile(path, flags|openNoFollow, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("open journal: %w", err)
@@ -89,13 +101,12 @@ func (j *Journal) load() error {
 	if err := lockFile(j.file); err != nil {
 		return err
 	}
-	// Its former owner may have removed the file between our opening and our locking it.
 	ours, err := j.file.Stat()
 	if err != nil {
 		return err
 	}
 	if there, err := os.Stat(j.path); err != nil || !os.SameFile(ours, there) {
-		return ErrInUse
+		return errRemoved
 	}
 	if !ours.Mode().IsRegular() || !trusted(ours) {
 		return ErrUntrusted

@@ -243,3 +243,12 @@ func normal(s string) string {
 	}
 	return strings.Join(keep, "\n")
 }
+
+func fileSize(t *testing.T, path string) int64 {
+	t.Helper()
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return info.Size()
+}

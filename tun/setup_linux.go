@@ -87,7 +87,7 @@ func (d *Configured) addAddresses(s *system) error {
 		}
 	}
 	if skipped > 0 {
-		d.warn(fmt.Errorf("IPv6 is disabled here (sysctl net.ipv6.conf.all.disable_ipv6): the interface has no IPv6 address"))
+		d.warn(errors.New("IPv6 is disabled here (sysctl net.ipv6.conf.all.disable_ipv6): the interface has no IPv6 address"))
 	}
 	if err := d.journal.begin(steps...); err != nil {
 		return err

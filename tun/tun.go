@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"regexp"
+	"strings"
 
 	wgtun "golang.zx2c4.com/wireguard/tun"
 )
@@ -55,7 +56,10 @@ type Config struct {
 
 // ValidName reports whether s can name an interface, as wg-quick has it. It excludes "." and "..", which no kernel takes.
 func ValidName(s string) bool {
-	return s != "." && s != ".." && regexp.MustCompile(`^[a-zA-Z0-9_=+.-]{1,15}$`).MatchString(s)
+	if s == "" || len(s) > 15 || s == "." || s == ".." {
+		return false
+	}
+	return strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_=+.-") == ""
 }
 
 // Open makes a TUN device. An mtu of 0 is DefaultMTU; Configure sets the final one. On macOS the kernel chooses the

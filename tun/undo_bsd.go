@@ -5,6 +5,7 @@ package tun
 import (
 	"fmt"
 	"net"
+	"strings"
 )
 
 // undoer takes back steps. What is gone already counts as taken back.
@@ -33,7 +34,7 @@ func (u *undoer) undo(t step) error {
 		if !there {
 			return nil
 		}
-		return run("ifconfig", t.Interface, inet(t.Prefix.Addr().Is6()), t.Prefix.Addr().String(), "-alias")
+		return unlessGone(run("ifconfig", t.Interface, inet(t.Prefix.Addr().Is6()), t.Prefix.Addr().String(), "-alias"))
 	case stepRoute:
 		if !there {
 			return nil
@@ -42,9 +43,17 @@ func (u *undoer) undo(t step) error {
 		if err != nil {
 			return err
 		}
-		return run("route", routeArgs("delete", t, table)...)
+		return unlessGone(run("route", routeArgs("delete", t, table)...))
 	case stepDNS:
 		return undoDNS(t)
 	}
 	return fmt.Errorf("take back a step of kind %q: %w", t.Kind, ErrUnsupported)
+}
+
+// unlessGone drops the error by which ifconfig and route say that there is no such address or route.
+func unlessGone(err error) error {
+	if err != nil && (strings.Contains(err.Error(), "not in table") || strings.Contains(err.Error(), "assign requested address")) {
+		return nil
+	}
+	return err
 }

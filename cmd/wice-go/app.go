@@ -97,13 +97,14 @@ func (a *app) flagsFromEnv(flags *pflag.FlagSet) error {
 	return nil
 }
 
-// exactArgs is cobra's ExactArgs with the exit code of a usage error.
+// exactArgs wants n arguments, as the verb's usage line names them.
 func exactArgs(n int) cobra.PositionalArgs { return usageArgs(cobra.ExactArgs(n)) }
 
+// usageArgs is a check of cobra's with a message that shows how the verb is used.
 func usageArgs(check cobra.PositionalArgs) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
-		if err := check(cmd, args); err != nil {
-			return usageError(fmt.Errorf("%w; see \"wice-go %s --help\"", err, cmd.Name()))
+		if check(cmd, args) != nil {
+			return usageError(fmt.Errorf("usage: %s; see \"%s --help\"", cmd.UseLine(), cmd.CommandPath()))
 		}
 		return nil
 	}

@@ -39,6 +39,13 @@ wherever they are: behind any NAT, without root, without a kernel module.`,
   wice-go status wg0
   wice-go down wg0
   wice-go demo            # see it work on this machine alone`,
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return usageError(fmt.Errorf("there is no verb %q; see \"wice-go --help\"", args[0]))
+			}
+			return nil
+		},
+		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {

@@ -48,12 +48,7 @@ func Listen(path string) (net.Listener, error) {
 		l.Close()
 		return nil, fmt.Errorf("open control socket: %w", err)
 	}
-	info, err := os.Lstat(path)
-	if err != nil {
-		l.Close()
-		return nil, fmt.Errorf("open control socket: %w", err)
-	}
-	return &listener{UnixListener: l, path: path, info: info}, nil
+	return &listener{UnixListener: l, path: path}, nil
 }
 
 // makeDir makes the directory of a socket: open to look into for root, whose sockets others may see though not use.
@@ -147,7 +142,6 @@ func removeStale(path string) error {
 type listener struct {
 	*net.UnixListener
 	path string
-	info fs.FileInfo
 	once sync.Once
 	err  error
 }
@@ -166,13 +160,18 @@ func (l *listener) Accept() (net.Conn, error) {
 	}
 }
 
-// Close removes the socket if it is still the one that was opened. It is idempotent.
+// Close stops listening and removes the socket, unless another daemon has its own there by now. It is idempotent.
 func (l *listener) Close() error {
 	l.once.Do(func() {
-		if info, err := os.Lstat(l.path); err == nil && os.SameFile(info, l.info) {
-			os.Remove(l.path) // before closing: a socket that is there and refuses would look like a crash
-		}
 		l.err = l.UnixListener.Close()
+		unlock, err := lockDir(filepath.Dir(l.path))
+		if err != nil {
+			return // the directory is gone, and the socket with it
+		}
+		defer unlock()
+		if err := removeStale(l.path); err != nil && !errors.Is(err, ErrInUse) && l.err == nil {
+			l.err = fmt.Errorf("remove control socket %s: %w", l.path, err)
+		}
 	})
 	return l.err
 }

@@ -40,13 +40,16 @@ func TestConformance(t *testing.T) {
 	}{
 		{"Circuit", url.Values{"mdns": {"false"}, "dht": {"false"}}},
 		{"DHT", url.Values{"mdns": {"false"}, "listen": {"/ip4/127.0.0.1/tcp/0"}}},
+		{"MDNS", url.Values{"listen": {"/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/udp/0/quic-v1"}}},
 		{"QUIC", url.Values{"mdns": {"false"}, "listen": {"/ip4/127.0.0.1/udp/0/quic-v1"}}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			signaltest.Run(t, func(t *testing.T) signaltest.Harness {
 				t.Helper()
-				s := startRendezvous(t)
-				q := url.Values{"bootstrap": s.Bootstraps()}
+				q := url.Values{}
+				if test.name != "MDNS" {
+					q["bootstrap"] = startRendezvous(t).Bootstraps()
+				}
 				for name, values := range test.extra {
 					q[name] = values
 				}

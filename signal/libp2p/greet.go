@@ -32,7 +32,7 @@ func (b *Backend) greet() {
 		}
 		var absent []peer.ID
 		for id := range b.gater.all() {
-			if len(absent) < maxGreeted && id != b.host.ID() && b.newest(id) == nil {
+			if len(absent) < maxGreeted && b.newest(id) == nil {
 				absent = append(absent, id)
 			}
 		}

@@ -169,7 +169,9 @@ func (b *Backend) SetPeers(peers []key.Public) {
 			b.log.Warn("peer left out of libp2p signaling", "peer", k.Short(), "error", err)
 			continue
 		}
-		ids[id] = k
+		if id != b.host.ID() {
+			ids[id] = k
+		}
 	}
 	gone, added := b.gater.setPeers(ids)
 	for _, id := range gone {
@@ -196,9 +198,10 @@ func (b *Backend) SetPeers(peers []key.Public) {
 
 // Addrs returns the multiaddrs, with peer ID, under which this node listens and which it announces.
 func (b *Backend) Addrs() []ma.Multiaddr {
-	addrs, err := peer.AddrInfoToP2pAddrs(&peer.AddrInfo{ID: b.host.ID(), Addrs: b.host.Addrs()})
-	if err != nil {
-		return nil
+	id := ma.StringCast("/p2p/" + b.host.ID().String())
+	var addrs []ma.Multiaddr
+	for _, a := range b.host.Addrs() {
+		addrs = append(addrs, a.Encapsulate(id))
 	}
 	return addrs
 }

@@ -3,6 +3,7 @@ package rendezvous
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"net"
 	"net/netip"
 	"net/url"
@@ -28,6 +29,8 @@ func TestMain(m *testing.M) {
 }
 
 var loopback = netip.MustParseAddr("127.0.0.1")
+
+var discard = slog.New(slog.DiscardHandler)
 
 // start runs a server on loopback with ports chosen by the system.
 func start(t *testing.T, change func(*Options)) *Server {

@@ -59,6 +59,7 @@ type agent struct {
 	cancel     context.CancelFunc
 	closing    sync.Once
 	remoteMax  int
+	pacer      *pacer
 
 	// Owned by the session's goroutine.
 	locals, remotes []proto.Candidate
@@ -73,7 +74,7 @@ type agent struct {
 // startAgent makes an agent and has it gather and check.
 func (s *Session) startAgent(a StartAgent) {
 	ctx, cancel := context.WithCancel(s.ctx)
-	ag := &agent{generation: a.Generation, session: s, ctx: ctx, cancel: cancel}
+	ag := &agent{generation: a.Generation, session: s, ctx: ctx, cancel: cancel, pacer: newPacer()}
 	s.agents[a.Generation] = ag
 	s.servers = slices.Clone(s.opts.ICEServers())
 	config, err := s.agentConfig(ag, a)
@@ -118,7 +119,7 @@ func (s *Session) agentConfig(ag *agent, a StartAgent) (*ice.AgentConfig, error)
 			return nil, err
 		}
 	}
-	mux := &agentMux{UniversalUDPMux: s.opts.Mux, ctx: ag.ctx, allowed: s.localAllowed, pacer: newPacer()}
+	mux := &agentMux{UniversalUDPMux: s.opts.Mux, ctx: ag.ctx, allowed: s.localAllowed, pacer: ag.pacer, work: &s.work}
 	urls := stunURIs(s.servers, s.opts.CandidateTypes, s.log)
 	locals := len(mux.GetListenAddresses()) + len(urls)
 	ag.remoteMax = min(max(maxPairs/max(locals, 1), 4), maxRemoteCandidates)
@@ -132,6 +133,10 @@ func (s *Session) agentConfig(ag *agent, a StartAgent) (*ice.AgentConfig, error)
 	for _, t := range s.opts.NetworkTypes {
 		networks = append(networks, pionNetwork(t))
 	}
+	wait := relayWait
+	if !s.ownDirect() {
+		wait = 0
+	}
 	return &ice.AgentConfig{
 		Urls:                   urls,
 		LocalUfrag:             a.LocalUfrag,
@@ -144,7 +149,7 @@ func (s *Session) agentConfig(ag *agent, a StartAgent) (*ice.AgentConfig, error)
 		HostAcceptanceMinWait:  ptr(time.Duration(0)),
 		SrflxAcceptanceMinWait: ptr(reflexiveWait),
 		PrflxAcceptanceMinWait: ptr(reflexiveWait),
-		RelayAcceptanceMinWait: ptr(relayWait),
+		RelayAcceptanceMinWait: ptr(wait),
 		MaxBindingRequests:     ptr(uint16(maxBindingRequests)),
 		CandidateTypes:         types,
 		NetworkTypes:           networks,
@@ -230,6 +235,7 @@ func (s *Session) handleAgent(ev agentEvent) {
 		s.localCandidate(ag, what.c)
 	case selectedPair:
 		ag.selected = what
+		ag.pacer.stop()
 		s.selected(ag, false)
 	case dialled:
 		if what.err != nil {
@@ -273,8 +279,8 @@ func (s *Session) selected(ag *agent, again bool) {
 		return
 	}
 	p := ag.path()
-	better := (p.Relayed || p.Network.IsTCP()) && s.directConceivable(ag)
-	s.step(AgentConnected{ag.generation, better})
+	detour := p.Relayed || p.Network.IsTCP()
+	s.step(AgentConnected{Generation: ag.generation, Relayed: detour, Improvable: detour && s.directConceivable(ag)})
 	if p.Relayed {
 		s.work.Go(ag.lookForReflexive)
 	}

@@ -44,7 +44,8 @@ type (
 	// AgentConnected says that the agent selected a pair, or that its pair answers again.
 	AgentConnected struct {
 		Generation uint64
-		Relayed    bool // a direct pair is conceivable and would be better
+		Relayed    bool // the pair is a detour: over a relay or TCP
+		Improvable bool // both sides have candidates for a better one
 	}
 
 	// AgentDisconnected says that the agent's pair has not answered for a while. It may come back.

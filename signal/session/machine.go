@@ -145,9 +145,12 @@ func (m *Machine) Step(now time.Time, ev Event) []Action {
 	case OfferReceived:
 		m.receive(now, ev.Offer)
 	case PeerAvailable:
-		if m.resending() {
+		switch {
+		case m.resending():
 			m.resendDelay = 0
 			m.send(now)
+		case m.cur != nil && m.cur.failed:
+			m.restart(now)
 		}
 	case NetworkChanged:
 		m.relayDelay = 0

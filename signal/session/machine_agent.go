@@ -69,7 +69,7 @@ func (m *Machine) agentConnected(now time.Time, ev AgentConnected) {
 	}
 	m.active, m.activeDown = n.generation, false
 	m.relayAt = time.Time{}
-	if !ev.Relayed {
+	if !ev.Improvable {
 		m.relayDelay = 0
 		return
 	}

@@ -31,7 +31,7 @@ func (m *Machine) receive(now time.Time, o *proto.Offer) {
 			return
 		}
 		m.accept(now, o)
-		if n.bound && !n.connected && !answers && (len(o.Candidates) > 0 || o.EOC) {
+		if n == m.cur && n.bound && !n.connected && !answers && (len(o.Candidates) > 0 || o.EOC) {
 			m.restart(now) // it is bound to another id of ours by now
 		}
 	case m.wasReplaced(o.ID) && n.bound && answers && !n.connected:
@@ -58,7 +58,11 @@ func (m *Machine) accept(now time.Time, o *proto.Offer) {
 	}
 	n.remote = o
 	n.answered = n.answered || o.RID == n.id
-	if n.bound {
+	switch {
+	case n.failed:
+		m.restart(now)
+		return
+	case n.bound:
 		m.do(AddCandidates{n.generation, o.Candidates})
 		return
 	}
@@ -153,9 +157,13 @@ func (m *Machine) flushSoon(now time.Time) {
 	}
 }
 
-// poke sends the offer again to a peer that is there but seems not to have it, not waiting for the back-off.
+// poke sends the offer again to a peer that is there but seems not to have it, not waiting for the back-off. What failed here is not
+// worth it: a new session is.
 func (m *Machine) poke(now time.Time) {
-	if !m.cur.failed && now.Sub(m.lastSent) >= pokeInterval {
+	switch {
+	case m.cur.failed:
+		m.restart(now)
+	case now.Sub(m.lastSent) >= pokeInterval:
 		m.send(now)
 	}
 }

@@ -307,7 +307,7 @@ func TestRelayRetry(t *testing.T) {
 	for g := uint64(1); g < 12; g++ {
 		b.want(from(byte(g), b.id(), 0, 0), fmt.Sprintf("start %d with u%d", g, g))
 		b.wait(coalesce)
-		b.do(AgentConnected{Generation: g, Relayed: true})
+		b.do(AgentConnected{Generation: g, Relayed: true, Improvable: true})
 		since, id := b.now, b.id()
 		for b.id() == id {
 			b.now = b.m.Next()
@@ -330,6 +330,13 @@ func TestServersChanged(t *testing.T) {
 	b.want(Start{}, "send 0")
 	b.want(from(9, b.id(), 0, 0), "start 1 with u9")
 	b.want(ServersChanged{}, "close 1, send 0")
+
+	b = newBench(t)
+	b.want(Start{}, "send 0")
+	b.want(from(9, b.id(), 0, 0), "start 1 with u9")
+	b.wait(coalesce)
+	b.want(AgentConnected{Generation: 1, Relayed: true}, "use 1")
+	b.want(ServersChanged{}, "send 0") // the relay's credentials may have been replaced
 }
 
 func TestSleep(t *testing.T) {

@@ -21,6 +21,7 @@ type agentMux struct {
 	ctx     context.Context // ends with the agent
 	allowed func(netip.Addr) bool
 	pacer   *pacer
+	work    *sync.WaitGroup // waited for by Session.Close
 }
 
 // GetListenAddresses returns the addresses that may become candidates.
@@ -43,9 +44,23 @@ func (m *agentMux) GetConnForURL(ufrag, url string, addr net.Addr) (net.PacketCo
 	return m.paced(m.UniversalUDPMux.GetConnForURL(ufrag, url, addr))
 }
 
-// GetXORMappedAddr asks the STUN server, until it answers or the agent closes.
-func (m *agentMux) GetXORMappedAddr(server net.Addr, timeout time.Duration) (*stun.XORMappedAddress, error) {
-	return await(m.ctx, func() (*stun.XORMappedAddress, error) { return m.UniversalUDPMux.GetXORMappedAddr(server, timeout) }, nil)
+// GetXORMappedAddr asks the STUN server, until it answers, the time is over or the agent closes. It asks in rounds: a request or an
+// answer that is lost does no harm, and Close does not have to wait for the sum.
+func (m *agentMux) GetXORMappedAddr(server net.Addr, timeout time.Duration) (addr *stun.XORMappedAddress, err error) {
+	deadline := time.Now().Add(timeout)
+	for _, round := range []time.Duration{time.Second, 1500 * time.Millisecond, 2500 * time.Millisecond} {
+		round = min(round, time.Until(deadline))
+		if round <= 0 {
+			break
+		}
+		addr, err = await(m.ctx, m.work.Go, func() (*stun.XORMappedAddress, error) {
+			return m.UniversalUDPMux.GetXORMappedAddr(server, round)
+		}, nil)
+		if err == nil || m.ctx.Err() != nil {
+			break
+		}
+	}
+	return addr, err
 }
 
 func (m *agentMux) paced(c net.PacketConn, err error) (net.PacketConn, error) {
@@ -55,38 +70,14 @@ func (m *agentMux) paced(c net.PacketConn, err error) (net.PacketConn, error) {
 	return &pacedConn{c, m.pacer}, nil
 }
 
-// await runs f, but for no longer than ctx lives. The result of an f that comes later goes to discard.
-func await[T any](ctx context.Context, f func() (T, error), discard func(T)) (T, error) {
-	type result struct {
-		v   T
-		err error
-	}
-	ch := make(chan result, 1)
-	go func() {
-		v, err := f()
-		ch <- result{v, err}
-	}()
-	select {
-	case r := <-ch:
-		return r.v, r.err
-	case <-ctx.Done():
-		if discard != nil {
-			go func() {
-				if r := <-ch; r.err == nil {
-					discard(r.v)
-				}
-			}()
-		}
-		var zero T
-		return zero, context.Cause(ctx)
-	}
-}
-
 // pacer spreads the checks of an agent. pion checks all pairs in each round; of n pairs a pacer lets each through once in n times
-// the pacing interval, so that all get their turn and the sum keeps to the RFC.
+// the pacing interval, so that all get their turn, and the sum keeps to the RFC but for a first burst.
 type pacer struct {
-	mu   sync.Mutex
-	last map[pair]time.Time
+	mu     sync.Mutex
+	off    bool // a pair is selected: only that one is still checked
+	last   map[pair]time.Time
+	burst  float64 // checks that may go out at once
+	filled time.Time
 }
 
 type pair struct {
@@ -94,20 +85,39 @@ type pair struct {
 	remote netip.AddrPort
 }
 
-func newPacer() *pacer { return &pacer{last: make(map[pair]time.Time)} }
+// firstBurst is how many checks the first round may have: as many as the pacing allows in a second.
+const firstBurst = float64(time.Second / pacing)
+
+func newPacer() *pacer { return &pacer{last: make(map[pair]time.Time), burst: firstBurst} }
+
+// stop lets everything through from now on.
+func (p *pacer) stop() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.off, p.last = true, nil
+}
 
 // allow reports whether the pair may be checked now.
 func (p *pacer) allow(now time.Time, c pair) bool {
+	const slack = checkInterval / 10 // rounds are not quite regular
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.off {
+		return true
+	}
 	last, known := p.last[c]
-	if !known && len(p.last) >= 4*maxPairs {
+	if !known {
+		if len(p.last) >= 4*maxPairs { // peer-reflexive candidates come on top
+			return false
+		}
+		p.last[c] = time.Time{}
+	}
+	p.burst = min(p.burst+now.Sub(p.filled).Seconds()*firstBurst, firstBurst)
+	p.filled = now
+	if p.burst < 1 || now.Sub(last) < time.Duration(len(p.last))*pacing-slack {
 		return false
 	}
-	// Three quarters: rounds come at multiples of checkInterval, give or take the scheduler.
-	if known && now.Sub(last) < min(time.Duration(len(p.last))*pacing, keepaliveInterval)*3/4 {
-		return false
-	}
+	p.burst--
 	p.last[c] = now
 	return true
 }

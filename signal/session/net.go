@@ -19,6 +19,36 @@ type agentNet struct {
 	ctx context.Context
 }
 
+// await runs f, but waits for it no longer than ctx lives. The result of an f that comes later goes to discard.
+func await[T any](ctx context.Context, spawn func(func()), f func() (T, error), discard func(T)) (T, error) {
+	type result struct {
+		v   T
+		err error
+	}
+	ch := make(chan result)
+	spawn(func() {
+		v, err := f()
+		select {
+		case ch <- result{v, err}:
+		case <-ctx.Done():
+			if discard != nil && err == nil {
+				discard(v)
+			}
+		}
+	})
+	select {
+	case r := <-ch:
+		return r.v, r.err
+	case <-ctx.Done():
+		var zero T
+		return zero, context.Cause(ctx)
+	}
+}
+
+// spawn runs f beside everything else, even beyond Session.Close: name servers and TCP handshakes can't be called off through
+// [transport.Net], and end by the system's timeouts.
+func spawn(f func()) { go f() }
+
 func discardConn[T io.Closer](c T) { _ = c.Close() }
 
 // closeWith closes c with the agent. pion closes it too, as a rule; closing twice does no harm to a socket.
@@ -37,7 +67,7 @@ func (n *agentNet) ListenPacket(network, address string) (net.PacketConn, error)
 func (n *agentNet) DialTCP(network string, laddr, raddr *net.TCPAddr) (transport.TCPConn, error) {
 	ctx, cancel := context.WithTimeout(n.ctx, dialTimeout)
 	defer cancel()
-	c, err := await(ctx, func() (transport.TCPConn, error) { return n.Net.DialTCP(network, laddr, raddr) }, discardConn[transport.TCPConn])
+	c, err := await(ctx, spawn, func() (transport.TCPConn, error) { return n.Net.DialTCP(network, laddr, raddr) }, discardConn[transport.TCPConn])
 	if err == nil {
 		n.closeWith(c)
 	}
@@ -55,10 +85,10 @@ func (n *agentNet) DialUDP(network string, laddr, raddr *net.UDPAddr) (transport
 
 // ResolveUDPAddr looks up a server.
 func (n *agentNet) ResolveUDPAddr(network, address string) (*net.UDPAddr, error) {
-	return await(n.ctx, func() (*net.UDPAddr, error) { return n.Net.ResolveUDPAddr(network, address) }, nil)
+	return await(n.ctx, spawn, func() (*net.UDPAddr, error) { return n.Net.ResolveUDPAddr(network, address) }, nil)
 }
 
 // ResolveTCPAddr looks up a server.
 func (n *agentNet) ResolveTCPAddr(network, address string) (*net.TCPAddr, error) {
-	return await(n.ctx, func() (*net.TCPAddr, error) { return n.Net.ResolveTCPAddr(network, address) }, nil)
+	return await(n.ctx, spawn, func() (*net.TCPAddr, error) { return n.Net.ResolveTCPAddr(network, address) }, nil)
 }

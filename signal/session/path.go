@@ -58,9 +58,12 @@ func (ag *agent) path() *Path {
 	return p
 }
 
+// ownDirect reports whether we have other candidates than relays.
+func (s *Session) ownDirect() bool {
+	return slices.Contains(s.opts.CandidateTypes, proto.Host) || slices.Contains(s.opts.CandidateTypes, proto.ServerReflexive)
+}
+
 // directConceivable reports whether both sides have other candidates than relays.
 func (s *Session) directConceivable(ag *agent) bool {
-	other := func(c proto.Candidate) bool { return c.Type != proto.Relay }
-	return slices.ContainsFunc(s.opts.CandidateTypes, func(t proto.CandidateType) bool { return t == proto.Host || t == proto.ServerReflexive }) &&
-		slices.ContainsFunc(ag.remotes, other)
+	return s.ownDirect() && slices.ContainsFunc(ag.remotes, func(c proto.Candidate) bool { return c.Type != proto.Relay })
 }

@@ -105,7 +105,7 @@ func (s *Session) pathReason() string {
 		}
 	}
 	switch {
-	case !slices.ContainsFunc(s.opts.CandidateTypes, func(t proto.CandidateType) bool { return t != proto.Relay && t != proto.PeerReflexive }):
+	case !s.ownDirect():
 		return over + ": CandidateTypes permits relays alone"
 	case len(ag.remotes) > 0 && !slices.ContainsFunc(ag.remotes, func(c proto.Candidate) bool { return c.Type != proto.Relay }):
 		return over + ": the peer has relay candidates alone"

@@ -4,6 +4,9 @@ import (
 	"context"
 	"math/rand/v2"
 	"net"
+	"net/netip"
+	"runtime"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -61,6 +64,7 @@ type side struct {
 	key   key.Public
 	s     *Session
 	paths chan *Path
+	news  chan struct{} // capacity 1
 	opts  Options
 	wire  *wire
 }
@@ -80,12 +84,18 @@ func newMux(t *testing.T) ice.UniversalUDPMux {
 
 func newSide(t *testing.T, w *wire, local, remote key.Public, change func(*Options)) *side {
 	t.Helper()
-	d := &side{t: t, key: local, paths: make(chan *Path, 64), wire: w}
+	d := &side{t: t, key: local, paths: make(chan *Path, 64), news: make(chan struct{}, 1), wire: w}
 	d.opts = Options{
 		Local: local, Remote: remote, Mux: newMux(t), IncludeLoopback: true, Logger: discard(),
 		NetworkTypes: []proto.NetworkType{proto.UDP4},
 		Send:         func(_ context.Context, o *proto.Offer) error { w.send(local, remote, o); return nil },
 		OnPath:       func(p *Path) { d.paths <- p },
+		OnChange: func() {
+			select {
+			case d.news <- struct{}{}:
+			default:
+			}
+		},
 	}
 	if change != nil {
 		change(&d.opts)
@@ -132,7 +142,7 @@ func (d *side) path(after uint64) *Path {
 			if p != nil && p.Generation > after {
 				return p
 			}
-			if p == nil && after != noDrop {
+			if p == nil {
 				d.t.Fatalf("the path was dropped: %+v", d.s.Status())
 			}
 		case <-timeout:
@@ -141,7 +151,18 @@ func (d *side) path(after uint64) *Path {
 	}
 }
 
-const noDrop = 0 // before the first path there is none to drop
+// until waits for a status.
+func (d *side) until(ok func(Status) bool) {
+	d.t.Helper()
+	timeout := time.After(20 * time.Second)
+	for !ok(d.s.Status()) {
+		select {
+		case <-d.news:
+		case <-timeout:
+			d.t.Fatalf("got %+v", d.s.Status())
+		}
+	}
+}
 
 func transfer(t *testing.T, from, to *Path) {
 	t.Helper()
@@ -186,11 +207,155 @@ func TestConnect(t *testing.T) {
 			}
 			for _, k := range []key.Public{ka, kb} {
 				for i, o := range w.sent(k) {
-					if (o.Version == 0) != (len(o.Candidates) == 0 && o.Version == 0) || o.Ufrag == "" || o.Pwd == "" {
+					if o.Version == 0 && len(o.Candidates) > 0 || o.Ufrag == "" || o.Pwd == "" {
 						t.Errorf("offer %d of %s: %+v", i, k.Short(), o)
 					}
 				}
 			}
 		})
+	}
+}
+
+func TestRestart(t *testing.T) {
+	w := newWire(0)
+	ka, kb := keys()
+	a, b := newSide(t, w, ka, kb, nil), newSide(t, w, kb, ka, nil)
+	a.s.Start()
+	pa, pb := a.path(0), b.path(0)
+	b.s.Restart("test") // path fails the test if the old one is dropped before there is a new one
+	pa2, pb2 := a.path(pa.Generation), b.path(pb.Generation)
+	transfer(t, pa2, pb2)
+	transfer(t, pb2, pa2)
+	if a.s.Status().Restarts != 1 || b.s.Status().Restarts != 1 {
+		t.Errorf("got %+v and %+v, want one restart", a.s.Status(), b.s.Status())
+	}
+	a.s.NetworkChanged()
+	a.path(pa2.Generation)
+	b.path(pb2.Generation)
+}
+
+func TestProcessRestart(t *testing.T) {
+	w := newWire(0)
+	ka, kb := keys()
+	a, b := newSide(t, w, ka, kb, nil), newSide(t, w, kb, ka, nil)
+	a.s.Start()
+	pa := a.path(0)
+	b.path(0)
+	b.close()
+	b.paths = make(chan *Path, 64)
+	b.opts.Mux = newMux(t)
+	b.open()
+	began := time.Now()
+	b.s.Start()
+	pa2, pb := a.path(pa.Generation), b.path(0)
+	if took := time.Since(began); took > 3*time.Second {
+		t.Errorf("reconnected after %v", took)
+	}
+	transfer(t, pa2, pb)
+}
+
+func TestSleepAndWake(t *testing.T) {
+	w := newWire(0)
+	ka, kb := keys()
+	lazy := func(o *Options) { o.Lazy = true }
+	a, b := newSide(t, w, ka, kb, lazy), newSide(t, w, kb, ka, lazy)
+	a.s.Start()
+	a.path(0)
+	b.path(0)
+	a.s.Sleep()
+	for _, d := range []*side{a, b} {
+		if p := <-d.paths; p != nil {
+			t.Fatalf("got %+v, want no path", p)
+		}
+		d.until(func(st Status) bool { return st.State == Idle })
+	}
+	b.s.Start()
+	transfer(t, b.path(1), a.path(1))
+}
+
+func TestCloseWhileGathering(t *testing.T) {
+	silent, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)}) // never answers
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	port := uint16(silent.LocalAddr().(*net.UDPAddr).Port)
+	w := newWire(0)
+	ka, kb := keys()
+	dead := func(o *Options) {
+		o.ICEServers = func() []proto.ICEServer {
+			return []proto.ICEServer{
+				{Scheme: proto.STUN, Host: "127.0.0.1", Port: port, Transport: proto.TransportUDP},
+				{Scheme: proto.TURN, Host: "127.0.0.1", Port: port, Transport: proto.TransportUDP, Username: "u", Password: "p"},
+			}
+		}
+	}
+	a, b := newSide(t, w, ka, kb, dead), newSide(t, w, kb, ka, dead)
+	began := time.Now()
+	a.s.Start()
+	pa, pb := a.path(0), b.path(0)
+	if took := time.Since(began); took > 2*time.Second {
+		t.Errorf("dead servers hold up the host pair: %v", took)
+	}
+	transfer(t, pa, pb)
+	// side.close, at the end of the test, fails if it takes long: the gathering still waits for the servers
+}
+
+func TestStatusSaysWhy(t *testing.T) {
+	w := newWire(0)
+	ka, kb := keys()
+	a := newSide(t, w, ka, kb, nil)
+	if st := a.s.Status(); st.State != Idle || st.Reason == "" {
+		t.Errorf("got %+v", st)
+	}
+	a.s.Start()
+	a.until(func(st Status) bool { return st.State == Connecting && st.Reason == "no offer from the peer yet" })
+	a.s.HandleOffer(&proto.Offer{ID: sid(9), Ufrag: "ufrag", Pwd: strings.Repeat("p", 22)})
+	a.until(func(st Status) bool { return st.Reason == "the peer has not answered our offer yet" })
+	for len(w.sent(ka)) == 0 {
+		runtime.Gosched()
+	}
+	id := w.sent(ka)[0].ID
+	a.s.HandleOffer(&proto.Offer{ID: sid(9), RID: id, Version: 1, Ufrag: "ufrag", Pwd: strings.Repeat("p", 22)})
+	a.until(func(st Status) bool { return st.Reason == "no candidates from the peer yet" })
+	a.s.HandleOffer(&proto.Offer{ID: sid(9), RID: id, Version: 2, Ufrag: "ufrag", Pwd: strings.Repeat("p", 22), Candidates: []proto.Candidate{
+		{Type: proto.Relay, Network: proto.UDP4, Address: netip.MustParseAddrPort("127.0.0.1:9"), Component: 1}}})
+	a.until(func(st Status) bool { return st.Reason == "checking here host; peer relay" })
+}
+
+func TestRemoteCandidatesThatAreRefused(t *testing.T) {
+	ka, kb := keys()
+	d := newSide(t, newWire(0), ka, kb, func(o *Options) {
+		o.IncludeLoopback = false
+		o.ExcludeAddr = func(a netip.Addr) bool { return a == netip.MustParseAddr("10.0.0.1") }
+	})
+	for _, c := range []struct {
+		addr string
+		want bool
+	}{
+		{"192.0.2.1:1", true}, {"192.0.2.1:0", false}, {"127.0.0.1:1", false}, {"224.0.0.1:1", false}, {"0.0.0.0:1", false},
+		{"0.1.2.3:1", false}, {"255.255.255.255:1", false}, {"10.0.0.1:1", false}, {"10.0.0.2:1", true}, {"[2001:db8::1]:1", false},
+		{"[::ffff:127.0.0.1]:1", false},
+	} {
+		got := d.s.remoteAllowed(proto.Candidate{Type: proto.Host, Network: proto.UDP4, Address: netip.MustParseAddrPort(c.addr), Component: 1})
+		if got != c.want {
+			t.Errorf("%s: got %v, want %v", c.addr, got, c.want)
+		}
+	}
+}
+
+func TestMailboxIsBounded(t *testing.T) {
+	s := &Session{wake: make(chan struct{}, 1)}
+	for v := range uint32(10 * maxQueuedOffers) {
+		s.HandleOffer(&proto.Offer{Version: v})
+		s.PeerAvailable()
+		s.NetworkChanged()
+	}
+	evs := s.take()
+	if len(evs) != maxQueuedOffers+2 {
+		t.Errorf("got %d events", len(evs))
+	}
+	if last := evs[len(evs)-1].(OfferReceived); last.Offer.Version != 10*maxQueuedOffers-1 {
+		t.Errorf("the newest offer was lost")
 	}
 }

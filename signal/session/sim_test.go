@@ -194,7 +194,7 @@ func (w *sim) agentStep(i int, g uint64, ag *simAgent) time.Time {
 		ag.heard = w.now
 		if !ag.connected || ag.down {
 			ag.connected, ag.down = true, false
-			w.step(i, AgentConnected{g, w.relayed})
+			w.step(i, AgentConnected{g, w.relayed, w.relayed})
 			return w.now
 		}
 	}

@@ -1,0 +1,111 @@
+# Targets of this project; `make` lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+GO ?= go
+FUZZTIME ?= 10s
+BENCHTIME ?= 1s
+BENCH ?= .
+TEST_TIMEOUT ?= 20m
+
+# The same source gives the same binary: no paths, no build date, no state of the checkout but its name.
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null)
+LDFLAGS := -s -w $(if $(VERSION),-X main.version=$(VERSION))
+BUILD := CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)'
+
+PLATFORMS := linux/arm64 darwin/arm64 darwin/amd64 windows/amd64 freebsd/amd64
+LINT := $(GO) tool -modfile=.tools/lint/go.mod golangci-lint
+
+# What the tests in namespaces run, and the C compiler of the race detector.
+DEBIAN := wireguard-tools coturn iperf3 nftables iptables conntrack iproute2 iputils-ping ncat curl gcc libc6-dev
+
+.PHONY: help build demo test race fuzz bench e2e lint generate check deps format-check vet generate-check tidy-check arch cross clean
+
+help: ## list the targets
+	@sed -nE 's/^([a-z0-9-]+):[^#]*## (.*)/  \1\t\2/p' Makefile | expand -t 18
+
+build: ## build bin/wice-go
+	$(BUILD) -o bin/wice-go ./cmd/wice-go
+
+demo: build ## two peers on this machine find each other, without root
+	@./bin/wice-go demo
+
+deps: ## as root on Debian: install the programs that the tests in namespaces need
+	@if [ "$$(id -u)" = 0 ] && command -v dpkg-query >/dev/null; then \
+		missing=(); \
+		for p in $(DEBIAN); do \
+			[ "$$(dpkg-query -W -f='$${db:Status-Status}' $$p 2>/dev/null || true)" = installed ] || missing+=("$$p"); \
+		done; \
+		if [ "$${#missing[@]}" != 0 ]; then \
+			echo "installing $${missing[*]}"; \
+			export DEBIAN_FRONTEND=noninteractive; \
+			apt-get update -qq; \
+			apt-get install -y -qq --no-install-recommends "$${missing[@]}" >/dev/null; \
+			if [[ " $${missing[*]} " = *" coturn "* && -d /run/systemd/system ]]; then systemctl disable --quiet --now coturn; fi; \
+		fi; \
+	fi
+
+test: deps ## every test under the race detector; as root with those in namespaces
+	@if [ "$$(id -u)" != 0 ]; then \
+		echo "not root: left out are the tests that need namespaces or devices, in"; \
+		grep -rlE 'natlab\.New|natlab\.Need|Geteuid\(\)' --include='*_test.go' . | xargs -r -n1 dirname | sort -u | sed 's/^/  /'; \
+	fi
+	$(GO) test -race -shuffle=on -timeout $(TEST_TIMEOUT) -p 2 ./...
+
+race: ## the tests of the packages under the race detector, without those of whole programs
+	$(GO) test -race -shuffle=on -timeout $(TEST_TIMEOUT) $$($(GO) list ./... | grep -v '/test/')
+
+e2e: deps ## as root: the tests of whole programs in namespaces
+	$(GO) test -race -count=1 -timeout $(TEST_TIMEOUT) ./test/...
+
+fuzz: ## run each fuzz target for FUZZTIME (default 10s)
+	@grep -rnoE '^func Fuzz[A-Za-z0-9_]+' --include='*_test.go' . | sed -E 's/^(.*)\/[^/]+:[0-9]+:func (.*)/\1 \2/' | sort -u | \
+	while read -r package target; do \
+		echo "$$package $$target"; \
+		$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$package"; \
+	done
+
+bench: ## benchmarks, the bind beside the stock one; BENCH= chooses, BENCHTIME= is for each
+	$(GO) test -run '^$$' -bench '$(BENCH)' -benchtime $(BENCHTIME) -benchmem -timeout $(TEST_TIMEOUT) \
+		$$(grep -rl '^func Benchmark' --include='*_test.go' . | xargs -n1 dirname | sort -u)
+
+lint: ## golangci-lint, built from .tools/lint
+	$(LINT) run ./...
+
+generate: ## write the generated code again
+	$(GO) generate ./proto/...
+
+check: ## everything but the tests: format, vet, lint, generated code, go.mod, architecture, other systems
+	@for step in format-check vet lint generate-check tidy-check arch cross; do \
+		start=$$SECONDS; \
+		$(MAKE) --no-print-directory $$step; \
+		echo "check: $$step took $$((SECONDS - start)) s"; \
+	done
+
+format-check: ## is every file as gofmt writes it?
+	@bad=$$(gofmt -l .); [ -z "$$bad" ] || { echo "not formatted, run gofmt -w:"; echo "$$bad"; exit 1; }
+
+vet: ## go vet
+	$(GO) vet ./...
+
+generate-check: ## is the generated code what the sources give?
+	@sums() { find proto -name '*.pb.go' -exec sha256sum {} + | sort -k2; }; \
+	before=$$(sums); $(GO) generate ./proto/...; after=$$(sums); \
+	[ "$$before" = "$$after" ] || { echo "generated code was out of date: commit what make generate wrote"; diff <(echo "$$before") <(echo "$$after") || true; exit 1; }
+
+tidy-check: ## is go.mod tidy?
+	$(GO) mod tidy -diff
+
+arch: ## layers, banned imports, comments, sizes
+	$(GO) test ./test/arch
+
+cross: ## build for the other systems
+	@for platform in $(PLATFORMS); do \
+		start=$$SECONDS; \
+		GOOS=$${platform%/*} GOARCH=$${platform#*/} CGO_ENABLED=0 $(GO) build -trimpath ./...; \
+		echo "cross: $$platform took $$((SECONDS - start)) s"; \
+	done
+
+clean: ## remove what was built
+	rm -rf bin

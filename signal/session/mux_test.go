@@ -1,0 +1,81 @@
+package session
+
+import (
+	"net"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/pion/ice/v2"
+	"github.com/pion/stun"
+
+	"github.com/wice-go/wice-go/proto"
+)
+
+// TestPacing: whatever the number of pairs, all are checked, and the sum keeps to RFC 8445.
+func TestPacing(t *testing.T) {
+	for _, n := range []int{1, 4, 5, 30, 100} {
+		p, now := newPacer(), time.Unix(1_800_000_000, 0)
+		counts := make([]int, n)
+		total := 0
+		const span = 20 * time.Second
+		for range span / checkInterval {
+			for i := range n {
+				if p.allow(now, pair{remote: netip.AddrPortFrom(netip.IPv6Loopback(), uint16(i))}) {
+					counts[i]++
+					total++
+				}
+			}
+			now = now.Add(checkInterval)
+		}
+		if limit := int(span/pacing) + int(firstBurst); total > limit {
+			t.Errorf("%d pairs: %d checks, want at most %d", n, total, limit)
+		}
+		for i, c := range counts {
+			if c < 2 {
+				t.Errorf("%d pairs: number %d was checked %d times", n, i, c)
+			}
+		}
+	}
+}
+
+func TestIsCheck(t *testing.T) {
+	build := func(s ...stun.Setter) []byte { return stun.MustBuild(append(s, stun.Fingerprint)...).Raw }
+	for _, c := range []struct {
+		name string
+		b    []byte
+		want bool
+	}{
+		{"check", build(stun.TransactionID, stun.BindingRequest, stun.NewUsername("abc:defg")), true},
+		{"nomination", build(stun.TransactionID, stun.BindingRequest, stun.NewUsername("abc:defgh"), ice.UseCandidate()), false},
+		{"response", build(stun.TransactionID, stun.BindingSuccess), false},
+		{"data", make([]byte, 100), false},
+		{"empty", nil, false},
+	} {
+		if got := isCheck(c.b); got != c.want {
+			t.Errorf("%s: got %v, want %v", c.name, got, c.want)
+		}
+	}
+}
+
+func TestTCP(t *testing.T) {
+	ln, err := net.ListenTCP("tcp4", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	mux := ice.NewTCPMuxDefault(ice.TCPMuxParams{Listener: ln, Logger: logger{discard()}, ReadBufferSize: 8})
+	defer mux.Close()
+	w := newWire(0)
+	ka, kb := keys()
+	only := func(o *Options) { o.NetworkTypes = []proto.NetworkType{proto.TCP4} }
+	a := newSide(t, w, ka, kb, func(o *Options) { only(o); o.TCPMux = mux })
+	b := newSide(t, w, kb, ka, only)
+	a.s.Start()
+	pa, pb := a.path(0), b.path(0)
+	if pa.Direct || pa.Relayed || pa.Network != proto.TCP4 {
+		t.Errorf("got %+v", pa)
+	}
+	transfer(t, pa, pb)
+	transfer(t, pb, pa)
+	a.until(func(st Status) bool { return st.Reason == "UDP did not work: direct over TCP" })
+}
