@@ -66,7 +66,10 @@ func (b *testBind) loop(fn conn.ReceiveFunc) error {
 		}
 		for i := range n {
 			if sizes[i] > 0 {
-				b.got <- arrival{data: append([]byte(nil), bufs[i][:sizes[i]]...), ep: eps[i]}
+				select {
+				case b.got <- arrival{data: append([]byte(nil), bufs[i][:sizes[i]]...), ep: eps[i]}:
+				default: // the test does not look
+				}
 			}
 		}
 	}

@@ -147,11 +147,8 @@ func withSignaling(reason string, signaling []signal.Status) string {
 	if len(down) == 0 {
 		return reason
 	}
-	why := "signaling not connected: " + strings.Join(down, "; ")
-	if reason == "" {
-		return why
-	}
-	return reason + "; " + why
+	first, _, _ := strings.Cut(reason, ";") // the rest is a consequence
+	return strings.TrimPrefix(first+"; signaling not connected: "+strings.Join(down, "; "), "; ")
 }
 
 func plainPath(endpoint string) *control.PathStatus {

@@ -86,7 +86,7 @@ func (a *app) statuses(ctx context.Context, name string) ([]*control.Status, err
 	if name != "" {
 		s, err := askStatus(ctx, a.paths.FindControl(name))
 		if errors.Is(err, control.ErrNotRunning) {
-			err = fmt.Errorf("%w: start one with \"wice-go up %s\"", err, name)
+			err = fmt.Errorf("%w: %s", err, a.statusHint(ctx, name))
 		}
 		if err != nil {
 			return nil, fmt.Errorf("status of %s: %w", name, err)
@@ -119,6 +119,15 @@ func (a *app) statuses(ctx context.Context, name string) ([]*control.Status, err
 		return nil, errors.Join(errs...)
 	}
 	return nil, fmt.Errorf("status: %w: start one with \"wice-go up IFACE\"", control.ErrNotRunning)
+}
+
+// statusHint says what to do where no daemon answers: perhaps another implementation of WireGuard has the interface.
+func (a *app) statusHint(ctx context.Context, name string) string {
+	if conn, err := control.DialSocket(ctx, a.paths.FindUAPI(name)); err == nil {
+		conn.Close()
+		return fmt.Sprintf("another WireGuard serves this interface: see \"wice-go show %s\"", name)
+	}
+	return fmt.Sprintf("start one with \"wice-go up %s\"", name)
 }
 
 func askStatus(ctx context.Context, path string) (*control.Status, error) {

@@ -157,6 +157,14 @@ func TestStatusExitCodes(t *testing.T) {
 	}
 }
 
+func TestStatusOfAnotherWireGuard(t *testing.T) {
+	a := newTestApp(t, "")
+	serveUAPI(t, a.paths.UAPISocket("wg0"), "errno=0\n\n")
+	if code := a.run([]string{"status", "wg0"}); code != exitNotRunning || !strings.Contains(a.errs.String(), "wice-go show wg0") {
+		t.Errorf("exit %d: %s", code, a.errs.String())
+	}
+}
+
 func TestStatusOfSeveral(t *testing.T) {
 	a := newTestApp(t, "")
 	for _, name := range []string{"wg1", "wg0"} {

@@ -185,23 +185,23 @@ func (a *app) waitConnected(ctx context.Context, name string, limit time.Duratio
 	defer cancel()
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
+	var missing []string
 	for {
 		status, err := client.Status(ctx)
-		if err != nil && ctx.Err() == nil {
+		switch {
+		case err == nil:
+			if missing = notConnected(status); len(missing) == 0 {
+				return nil
+			}
+		case ctx.Err() == nil:
 			return err
-		}
-		if err == nil && len(notConnected(status)) == 0 {
-			return nil
 		}
 		select {
 		case <-tick.C:
-			continue
 		case <-ctx.Done():
+			return &exitError{exitNotReady, fmt.Errorf("%s is up, but not connected after %v; it goes on trying:\n  %s",
+				name, limit, strings.Join(missing, "\n  "))}
 		}
-		if status == nil {
-			return &exitError{exitNotReady, fmt.Errorf("%s: no answer within %v", name, limit)}
-		}
-		return &exitError{exitNotReady, fmt.Errorf("%s is up, but not connected after %v:\n  %s", name, limit, strings.Join(notConnected(status), "\n  "))}
 	}
 }
 

@@ -96,34 +96,6 @@ func TestInterfaceName(t *testing.T) {
 	}
 }
 
-func TestSocketsAndFind(t *testing.T) {
-	own, system := filepath.Dir(filepath.Dir(testSocket(t))), filepath.Dir(filepath.Dir(testSocket(t)))
-	p := Paths{GOOS: hostOS, UID: 1000, Getenv: env("XDG_RUNTIME_DIR", own), SystemDir: system}
-	if list, err := p.ControlSockets(); err != nil || len(list) != 0 {
-		t.Errorf("no directories: got %v, %v", list, err)
-	}
-	for _, path := range []string{own + "/wice-go/b.sock", own + "/wice-go/a.sock", system + "/wice-go/c.sock", system + "/wice-go/a.sock"} {
-		l, err := Listen(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer l.Close()
-	}
-	if err := os.WriteFile(own+"/wice-go/file.sock", nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	list, err := p.ControlSockets()
-	want := []Socket{{"a", own + "/wice-go/a.sock"}, {"b", own + "/wice-go/b.sock"}, {"c", system + "/wice-go/c.sock"}}
-	if diff := cmp.Diff(want, list); diff != "" || err != nil {
-		t.Errorf("%v (-want +got)\n%s", err, diff)
-	}
-	for name, want := range map[string]string{"a": own, "c": system, "d": own} {
-		if got := p.FindControl(name); got != want+"/wice-go/"+name+".sock" {
-			t.Errorf("%s: got %s", name, got)
-		}
-	}
-}
-
 func TestFindConfig(t *testing.T) {
 	home := t.TempDir()
 	p := Paths{GOOS: "linux", Getenv: env("XDG_CONFIG_HOME", home)}

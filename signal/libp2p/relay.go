@@ -18,6 +18,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peerstore"
 	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 	circuit "github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/client"
+	circuitpb "github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/pb"
 	"github.com/libp2p/go-libp2p/p2p/protocol/ping"
 	ma "github.com/multiformats/go-multiaddr"
 	manet "github.com/multiformats/go-multiaddr/net"
@@ -135,8 +136,11 @@ func (r *relay) reserve(ctx context.Context) (renew time.Duration, err error) {
 	res, err := circuit.Reserve(ctx, r.b.host, peer.AddrInfo{ID: r.info.ID})
 	if err != nil {
 		var refused circuit.ReservationError
-		if errors.As(err, &refused) {
+		if errors.As(err, &refused) && refused.Status != circuitpb.Status_CONNECTION_FAILED {
 			return 0, fmt.Errorf("no relay reservation: %s", refused.Status)
+		}
+		if errors.As(err, &refused) && refused.Unwrap() != nil {
+			err = refused.Unwrap()
 		}
 		return 0, fmt.Errorf("no relay reservation: %w", err)
 	}

@@ -46,9 +46,9 @@ func (b *Backend) Status() signal.Status {
 	case !b.config.MDNS && len(b.relays) == 0:
 		parts = append(parts, "neither a bootstrap nor mDNS: only peers that dial this one are reached")
 	}
-	if !s.Connected && b.directPeers() > 0 {
+	if n := b.directPeers(); n > 0 && !s.Connected {
 		s.Connected = true
-		parts = append(parts, fmt.Sprintf("%d peers connected directly", b.directPeers()))
+		parts = append(parts, fmt.Sprintf("%d %s connected directly", n, plural(n, "peer")))
 	}
 	s.Detail = strings.Join(parts, "; ")
 	return s

@@ -46,7 +46,7 @@ func DefaultLimits() Limits {
 
 		Allocations:         16384, // sockets; the operating system's limit for open files may come first
 		AllocationsPerKey:   64,    // an agent makes one for each transport and peer
-		BytesPerSecond:      25 << 20,
+		BytesPerSecond:      128 << 20, // a gigabit: one key can't take more than a usual server's line
 		CredentialsLifetime: time.Hour,
 		TURNConns:           4096,
 		TURNConnsPerIP:      512,

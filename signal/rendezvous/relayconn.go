@@ -26,6 +26,7 @@ func (g *relayGenerator) AllocatePacketConn(_ string, port int) (net.PacketConn,
 	if err != nil {
 		return nil, nil, err
 	}
+	c.SetReadBuffer(socketBuffer)
 	announced := netip.AddrPortFrom(g.e.announce, addrPort(c.LocalAddr()).Port())
 	r := &relayConn{UDPConn: c, t: g.t, announced: announced}
 	g.t.mu.Lock()

@@ -37,6 +37,9 @@ type turnServer struct {
 	relays map[netip.AddrPort]*relayConn // by announced address
 }
 
+// socketBuffer holds what comes in while the reader is busy: 10 ms at a gigabit.
+const socketBuffer = 1 << 20
+
 // startTURN listens and serves.
 func startTURN(o Options, endpoints []endpoint, announced []netip.Addr, c *credentials, log *slog.Logger) (*turnServer, error) {
 	own, err := hostAddrs()
@@ -91,6 +94,9 @@ func (t *turnServer) listen(config *turn.ServerConfig, e endpoint, o Options) er
 		udp, err := net.ListenPacket("udp"+family(e.listen), at.String())
 		if err != nil {
 			return listenError("STUN", "--stun-port", "UDP", at, err)
+		}
+		if c, ok := udp.(*net.UDPConn); ok {
+			c.SetReadBuffer(socketBuffer) // as far as the system permits
 		}
 		chosen := addrPort(udp.LocalAddr()).Port()
 		if generator == nil {

@@ -16,7 +16,7 @@ import (
 
 // Timing of an agent.
 const (
-	checkInterval       = 200 * time.Millisecond  // between two rounds of checks; see pacer for the sum of them
+	checkInterval       = 150 * time.Millisecond  // between two rounds of checks; see pacer for the sum of them
 	keepaliveInterval   = 2 * time.Second         // consent freshness, RFC 7675 asks for at most 5 s
 	disconnectedTimeout = 4 * time.Second         // two lost keepalives: then a restart begins beside the old pair
 	failedTimeout       = 20 * time.Second        // after disconnected; RFC 7675: 30 s

@@ -79,7 +79,7 @@ func (s *Session) step(ev Event) {
 
 // setPath tells what carries the data.
 func (s *Session) setPath(p *Path) {
-	if p == nil && s.path == nil {
+	if p == nil && s.path == nil || p != nil && s.path != nil && *p == *s.path {
 		return
 	}
 	s.path = p

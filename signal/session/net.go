@@ -57,10 +57,11 @@ func (n *agentNet) closeWith(c io.Closer) { context.AfterFunc(n.ctx, func() { _ 
 // ListenPacket opens a TURN client's UDP socket.
 func (n *agentNet) ListenPacket(network, address string) (net.PacketConn, error) {
 	c, err := n.Net.ListenPacket(network, address)
-	if err == nil {
-		n.closeWith(c)
+	if err != nil {
+		return nil, err
 	}
-	return c, err
+	n.closeWith(c)
+	return &turnConn{PacketConn: c}, nil
 }
 
 // DialTCP connects to a TURN server.

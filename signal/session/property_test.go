@@ -111,3 +111,27 @@ func TestConvergeAtOnce(t *testing.T) {
 		}
 	})
 }
+
+// TestAnyOffers: whatever a peer sends, the machine keeps its bounds.
+func TestAnyOffers(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		w := newSim(rapid.Uint64().Draw(t, "seed"), func(format string, args ...any) { t.Fatalf(format, args...) })
+		n := w.nodes[0]
+		for range rapid.IntRange(1, 60).Draw(t, "offers") {
+			w.run(w.now.Add(time.Duration(rapid.SampledFrom([]int{0, 10, 1000, 30000}).Draw(t, "wait"))*time.Millisecond), nil)
+			o := from(byte(rapid.IntRange(0, 5).Draw(t, "id")), sid(byte(rapid.IntRange(0, 5).Draw(t, "rid"))),
+				uint32(rapid.IntRange(0, 3).Draw(t, "version")), rapid.IntRange(0, 2).Draw(t, "candidates"))
+			if rapid.Bool().Draw(t, "knows our id") {
+				o.Offer.RID, _ = n.m.IDs()
+			}
+			if rapid.IntRange(0, 9).Draw(t, "idle") == 0 {
+				o.Offer.Features = []string{featureIdle}
+			}
+			before := n.m.generation
+			w.step(0, o)
+			if n.m.generation > before+1 || len(n.m.replaced) > maxReplaced {
+				t.Fatalf("%d sessions for an offer, %d ids remembered", n.m.generation-before, len(n.m.replaced))
+			}
+		}
+	})
+}

@@ -132,6 +132,9 @@ func New(o Options) (*Session, error) {
 	if len(o.NetworkTypes) == 0 {
 		o.NetworkTypes = []proto.NetworkType{proto.UDP4, proto.UDP6, proto.TCP4, proto.TCP6}
 	}
+	if !slices.ContainsFunc(o.CandidateTypes, func(t proto.CandidateType) bool { return t != proto.PeerReflexive }) {
+		return nil, errors.New("session: options: CandidateTypes has prflx alone, which is not gathered but found: add host, srflx or relay")
+	}
 	ctx, stop := context.WithCancel(context.Background()) // ends in Close
 	s := &Session{
 		opts: o, log: o.Logger.With("peer", o.Remote.Short()),
@@ -139,7 +142,7 @@ func New(o Options) (*Session, error) {
 		machine: NewMachine(o.Rand, o.Lazy), agents: make(map[uint64]*agent),
 		status: Status{Reason: reasonIdle, Since: time.Now()},
 	}
-	go s.run()
+	s.work.Go(s.run) // keeps the count above zero until Close
 	return s, nil
 }
 
@@ -183,8 +186,8 @@ func (s *Session) Close() error {
 	}
 }
 
-// post puts an event or an agentEvent into the mailbox. Offers that are not handled fast enough displace older ones; other events
-// of the same kind that wait already make no difference.
+// post puts an event or an agentEvent into the mailbox. Offers that are not handled fast enough displace older ones, other events
+// those of their kind: it is the order of the last ones that counts.
 func (s *Session) post(ev any) {
 	s.mu.Lock()
 	switch ev.(type) {
@@ -199,9 +202,7 @@ func (s *Session) post(ev any) {
 	case agentEvent:
 		s.inbox = append(s.inbox, ev) // bounded by what an agent reports
 	default:
-		if !slices.Contains(s.inbox, ev) {
-			s.inbox = append(s.inbox, ev)
-		}
+		s.inbox = append(slices.DeleteFunc(s.inbox, func(q any) bool { return q == ev }), ev)
 	}
 	s.mu.Unlock()
 	select {

@@ -2,6 +2,7 @@ package session
 
 import (
 	"context"
+	"flag"
 	"math/rand/v2"
 	"net"
 	"net/netip"
@@ -18,7 +19,12 @@ import (
 	"github.com/wice-go/wice-go/proto/key"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if err := flag.Set("rapid.checks", "3000"); err != nil { // the default; the command line wins
+		panic(err)
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // wire carries offers between two sides of a test, and loses and doubles some of them.
 type wire struct {
@@ -355,7 +361,7 @@ func TestMailboxIsBounded(t *testing.T) {
 	if len(evs) != maxQueuedOffers+2 {
 		t.Errorf("got %d events", len(evs))
 	}
-	if last := evs[len(evs)-1].(OfferReceived); last.Offer.Version != 10*maxQueuedOffers-1 {
+	if last := evs[maxQueuedOffers-1].(OfferReceived); last.Offer.Version != 10*maxQueuedOffers-1 {
 		t.Errorf("the newest offer was lost")
 	}
 }

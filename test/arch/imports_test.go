@@ -5,6 +5,7 @@ import (
 	"go/ast"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -40,7 +41,6 @@ var bannedLinks = []ban{
 	{"go.etcd.io/etcd", true, "servers for tests stay in tests"},
 	{"k8s.io/kubernetes", true, "servers for tests stay in tests"},
 	{"k8s.io/apiextensions-apiserver", true, "servers for tests stay in tests"},
-	{"testing", false, "test code stays in tests"},
 }
 
 // bannedInProto keeps the messages free of I/O.
@@ -76,8 +76,14 @@ func TestImports(t *testing.T) {
 	s := module(t)
 	for _, f := range s.files {
 		f.imports(func(spec *ast.ImportSpec, imported string) {
-			if b := findAnyMajor(bannedImports, imported); b != nil {
+			// An example may end with log.Fatal, as readers of documentation expect.
+			example := strings.HasPrefix(path.Base(f.name), "example") && imported == "log"
+			if b := findAnyMajor(bannedImports, imported); b != nil && !example {
 				t.Errorf("%s: imports %s: %s", s.at(spec), imported, b.why)
+			}
+			// Packages of helpers for tests have names such as bindtest.
+			if imported == "testing" && !f.test && place(f.dir) != "test" && !strings.HasSuffix(f.dir, "test") {
+				t.Errorf("%s: imports testing: test code stays in tests", s.at(spec))
 			}
 			if within(f.dir, "proto") && !f.test && !f.generated {
 				if b := findAnyMajor(bannedInProto, imported); b != nil {
@@ -143,8 +149,6 @@ func TestBans(t *testing.T) {
 		"github.com/pion/ice/v4/internal/taskloop": true,
 		"github.com/libp2p/go-libp2p-kad-dht":      false,
 		"go.etcd.io/etcd/server/v3/embed":          true,
-		"testing":                                  true,
-		"testing/fstest":                           false,
 	} {
 		if got := findAnyMajor(bannedLinks, pkg) != nil; got != want {
 			t.Errorf("%s: got banned %v, want %v", pkg, got, want)

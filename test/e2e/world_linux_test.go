@@ -97,7 +97,7 @@ type peer struct {
 // node puts a wice-go on a host, with more lines of [Interface].
 func (w *world) node(h *natlab.Host, lines ...string) *node {
 	w.t.Helper()
-	n := &node{w: w, host: h, name: h.Name, key: newKey(w.t), lines: lines}
+	n := &node{w: w, host: h, name: h.Name, key: key.NewPrivate(), lines: lines}
 	n.addr = netip.AddrFrom4([4]byte{10, 99, 0, byte(len(w.nodes) + 1)})
 	dir := filepath.Join(w.dir, n.name)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -106,15 +106,6 @@ func (w *world) node(h *natlab.Host, lines ...string) *node {
 	n.file = filepath.Join(dir, iface+".conf")
 	w.nodes = append(w.nodes, n)
 	return n
-}
-
-func newKey(t testing.TB) key.Private {
-	t.Helper()
-	k, err := key.NewPrivate()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return k
 }
 
 // join makes the nodes peers of each other.
@@ -131,7 +122,7 @@ func join(nodes ...*node) {
 // config is the text of the node's file.
 func (n *node) config() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "[Interface]\nPrivateKey = %s\nAddress = %s/24\n", privateText(n.key), n.addr)
+	fmt.Fprintf(&b, "[Interface]\nPrivateKey = %s\nAddress = %s/24\n", n.key.Base64(), n.addr)
 	for _, line := range append(n.w.signaling[:len(n.w.signaling):len(n.w.signaling)], n.lines...) {
 		fmt.Fprintln(&b, line)
 	}

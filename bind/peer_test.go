@@ -1,0 +1,158 @@
+package bind
+
+import (
+	"bytes"
+	"net/netip"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"golang.zx2c4.com/wireguard/conn"
+)
+
+func initiation(n byte) []byte {
+	b := make([]byte, initiationSize)
+	b[0], b[8] = typeInitiation, n
+	return b
+}
+
+func TestHeldInitiation(t *testing.T) {
+	a, b := openBind(t, Options{}), openBind(t, Options{})
+	e := a.Peer(testKey(1))
+	calls := 0
+	e.SetWanted(func() { calls++ })
+	for _, bufs := range [][][]byte{{initiation(1)}, {transport(64, 9), initiation(2), transport(64, 10)}, {transport(64, 11)}} {
+		if err := a.Send(bufs, e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if calls != 3 {
+		t.Errorf("the callback was called %d times, want 3", calls)
+	}
+	e.SetPath(NewDirectPath(netip.Addr{}, b.addr4()))
+	if got := b.next(t); !bytes.Equal(got.data, initiation(2)) {
+		t.Errorf("got % x, want the newest initiation", got.data)
+	}
+	// It goes out once; what comes later goes out at once.
+	e.SetPath(NewDirectPath(netip.Addr{}, b.addr6()))
+	if err := a.Send([][]byte{transport(64, 12)}, e); err != nil {
+		t.Fatal(err)
+	}
+	if got := b.next(t); len(got.data) != 64 || number(got.data) != 12 {
+		t.Errorf("got % x, want packet 12", got.data)
+	}
+	if calls != 3 {
+		t.Errorf("the callback was called %d times, want 3", calls)
+	}
+	e.SetPath(nil)
+	e.SetWanted(nil)
+	if err := a.Send([][]byte{initiation(3)}, e); err != nil {
+		t.Fatal(err)
+	}
+	// A removed peer holds nothing and sends nothing.
+	a.RemovePeer(testKey(1))
+	e.SetPath(NewDirectPath(netip.Addr{}, b.addr4()))
+	if e.Path() != nil || e.held != nil {
+		t.Error("a removed endpoint is alive")
+	}
+	if err := a.Send([][]byte{initiation(4)}, e); err != nil || e.held != nil {
+		t.Errorf("a removed endpoint held a packet (%v)", err)
+	}
+	if a.Peer(testKey(1)) == e {
+		t.Error("the removed endpoint came back")
+	}
+}
+
+func TestEndpointTexts(t *testing.T) {
+	b := New(Options{})
+	defer b.Shutdown()
+	e := b.Peer(testKey(1))
+	if got := e.DstToString(); got != noEndpoint {
+		t.Errorf("without a path: got %q, want %q", got, noEndpoint)
+	}
+	if e.DstIP().IsValid() || len(e.DstToBytes()) != len(dstBytes(netip.AddrPort{})) || e.SrcToString() != "" {
+		t.Error("without a path there are addresses")
+	}
+	remote := netip.MustParseAddrPort("[2001:db8::1]:9")
+	e.SetPath(NewDirectPath(netip.MustParseAddr("2001:db8::2"), remote))
+	plain, _ := b.ParseEndpoint(remote.String())
+	if e.DstToString() != "[2001:db8::1]:9" || !bytes.Equal(e.DstToBytes(), plain.DstToBytes()) || e.DstIP() != plain.DstIP() || e.SrcToString() != "2001:db8::2" {
+		t.Errorf("got %s from %s", e.DstToString(), e.SrcToString())
+	}
+	// ICE has selected this source: WireGuard's attempt at another one does nothing.
+	e.ClearSrc()
+	if e.SrcToString() != "2001:db8::2" {
+		t.Errorf("source %q after ClearSrc", e.SrcToString())
+	}
+	// What still arrives after the path is gone came from there.
+	e.SetPath(nil)
+	if e.DstToString() != noEndpoint || e.DstIP() != remote.Addr() {
+		t.Errorf("got %s, %s", e.DstToString(), e.DstIP())
+	}
+	if e.PublicKey() != testKey(1) {
+		t.Error("wrong key")
+	}
+}
+
+// TestGrace checks how long the source of a replaced path belongs to the peer.
+func TestGrace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := New(Options{})
+		defer b.Shutdown()
+		old, next := netip.MustParseAddrPort("192.0.2.1:1"), netip.MustParseAddrPort("192.0.2.2:1")
+		e := b.Peer(testKey(1))
+		p := NewDirectPath(netip.Addr{}, old)
+		e.SetPath(p)
+		e.SetPath(NewDirectPath(netip.Addr{}, next))
+		<-time.After(pathGrace - time.Second)
+		if b.table.lookup(sourceOf(old)) != e {
+			t.Error("the previous source is unknown in the grace period")
+		}
+		// The same path again, while it is being retired: it stays.
+		e.SetPath(p)
+		<-time.After(time.Minute)
+		if b.table.lookup(sourceOf(old)) != e {
+			t.Error("the source of the current path is unknown")
+		}
+		if b.table.lookup(sourceOf(next)) != nil {
+			t.Error("the previous source is known after the grace period")
+		}
+		if len(e.retired) != 0 {
+			t.Errorf("%d paths are left over", len(e.retired))
+		}
+	})
+}
+
+// TestSourcesOfPeer sends from the remotes of a peer's paths and from elsewhere.
+func TestSourcesOfPeer(t *testing.T) {
+	b := openBind(t, Options{})
+	e := b.Peer(testKey(1))
+	send := func(from *testBind, to netip.AddrPort) conn.Endpoint {
+		t.Helper()
+		if err := from.Send([][]byte{transport(64, 1)}, endpointTo(t, from, to)); err != nil {
+			t.Fatal(err)
+		}
+		return b.next(t).ep
+	}
+	x, y := openBind(t, Options{}), openBind(t, Options{})
+	if _, plain := send(x, b.addr4()).(*Endpoint); !plain {
+		t.Error("an unknown source has no plain endpoint")
+	}
+	if send(x, b.addr4()) != send(x, b.addr4()) {
+		t.Error("two endpoints for one source")
+	}
+	e.SetPath(NewDirectPath(netip.Addr{}, x.addr4()))
+	if got := send(x, b.addr4()); got != conn.Endpoint(e) {
+		t.Errorf("got %v, want the peer's endpoint", got)
+	}
+	e.SetPath(NewStaticPath(y.addr4()))
+	if got := send(y, b.addr4()); got != conn.Endpoint(e) {
+		t.Errorf("got %v, want the peer's endpoint", got)
+	}
+	if got := send(x, b.addr4()); got != conn.Endpoint(e) {
+		t.Errorf("got %v for the previous path, want the peer's endpoint", got)
+	}
+	if _, plain := send(y, b.addr6()).(*Endpoint); !plain {
+		t.Error("an unknown source has no plain endpoint")
+	}
+}

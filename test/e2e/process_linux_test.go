@@ -1,0 +1,103 @@
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// processes returns the command lines of all processes in the network of the node's host.
+func (n *node) processes() map[int]string {
+	n.w.t.Helper()
+	var own unix.Stat_t
+	if err := n.host.Do(func() error { return unix.Stat("/proc/thread-self/ns/net", &own) }); err != nil {
+		n.w.t.Fatal(err)
+	}
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		n.w.t.Fatal(err)
+	}
+	found := make(map[int]string)
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil || pid == os.Getpid() {
+			continue
+		}
+		var st unix.Stat_t
+		if unix.Stat(fmt.Sprintf("/proc/%d/ns/net", pid), &st) != nil || st.Ino != own.Ino {
+			continue
+		}
+		line, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+		if len(line) > 0 { // else it has ended
+			found[pid] = strings.TrimSpace(strings.ReplaceAll(string(line), "\x00", " "))
+		}
+	}
+	return found
+}
+
+// daemons returns the pids of the node's daemons.
+func (n *node) daemons() []int {
+	n.w.t.Helper()
+	var pids []int
+	for pid, line := range n.processes() {
+		if strings.HasPrefix(line, wiceGo()+" up ") && strings.Contains(line, "--foreground") {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
+// signal sends a signal to the node's daemon, and returns when the daemon is gone and how long that took.
+func (n *node) signal(sig syscall.Signal) time.Duration {
+	n.w.t.Helper()
+	pids := n.daemons()
+	if len(pids) != 1 {
+		n.w.t.Fatalf("%s has daemons %v, want one", n.name, pids)
+	}
+	start := time.Now()
+	if err := syscall.Kill(pids[0], sig); err != nil {
+		n.w.t.Fatal(err)
+	}
+	n.gone(patience)
+	return time.Since(start)
+}
+
+// gone waits until the node has no daemon.
+func (n *node) gone(limit time.Duration) {
+	n.w.t.Helper()
+	n.w.until(limit, n.name+" has no daemon any more", func() (bool, string) {
+		pids := n.daemons()
+		return len(pids) == 0, fmt.Sprint(pids)
+	})
+}
+
+// kill ends the node's daemons at the end of a test, and waits until they are gone.
+func (n *node) kill() {
+	for _, pid := range n.daemons() {
+		_ = syscall.Kill(pid, syscall.SIGKILL)
+	}
+	n.gone(patience)
+}
+
+// explain logs what is known of a node.
+func (n *node) explain() {
+	if len(n.daemons()) > 0 {
+		if cmd := n.host.Command(n.w.t.Context(), "timeout", "5", wiceGo(), "status", iface, "--json"); cmd != nil {
+			cmd.Env = n.environment()
+			out, err := cmd.CombinedOutput()
+			n.w.t.Logf("%s: status: %v\n%s", n.name, err, out)
+		}
+	}
+	path, err := n.host.Path("/run/log/" + iface + ".log")
+	if err != nil {
+		return
+	}
+	if log, err := os.ReadFile(path); err == nil {
+		n.w.t.Logf("%s: log:\n%s", n.name, tail(string(log), 120))
+	}
+}
