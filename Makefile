@@ -48,8 +48,8 @@ deps: ## as root on Debian: install the programs that the tests in namespaces ne
 
 test: deps ## every test under the race detector; as root with those in namespaces
 	@if [ "$$(id -u)" != 0 ]; then \
-		echo "not root: left out are the tests that need namespaces or devices, in"; \
-		grep -rlE 'natlab\.New|natlab\.Need|Geteuid\(\)' --include='*_test.go' . | xargs -r -n1 dirname | sort -u | sed 's/^/  /'; \
+		echo "not root: left out are tests that need root, in"; \
+		grep -rlE 'natlab\.(New|Need)\(|\bNeed\(t\)|Skipf?\(.*root' --include='*_test.go' . | xargs -r -n1 dirname | sort -u | sed 's/^/  /'; \
 	fi
 	$(GO) test -race -shuffle=on -timeout $(TEST_TIMEOUT) -p 2 ./...
 

@@ -1,6 +1,8 @@
 package key
 
 import (
+	"crypto/ecdh"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"strings"
@@ -54,6 +56,26 @@ func TestValidateRefuses(t *testing.T) {
 	} {
 		if err := c.k.Validate(); !errors.Is(err, c.want) {
 			t.Errorf("%s: got %v, want %v", c.name, err, c.want)
+		}
+	}
+}
+
+// TestSmallOrder checks the list against what small order means: every shared secret is zero, which crypto/ecdh refuses.
+func TestSmallOrder(t *testing.T) {
+	priv, err := ecdh.X25519().GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, k := range smallOrder {
+		pub, err := ecdh.X25519().NewPublicKey(k[:])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := priv.ECDH(pub); err == nil {
+			t.Errorf("%x gives a shared secret", k)
+		}
+		if err := k.Validate(); !errors.Is(err, ErrSmallOrder) {
+			t.Errorf("%x: got %v", k, err)
 		}
 	}
 }

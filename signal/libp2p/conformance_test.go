@@ -3,6 +3,7 @@ package libp2p_test
 import (
 	"net/netip"
 	"net/url"
+	"os"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -13,7 +14,12 @@ import (
 	"github.com/wice-go/wice-go/signal/signaltest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m, ignored) }
+func TestMain(m *testing.M) {
+	if args := os.Getenv(helperEnv); args != "" {
+		os.Exit(helper(args))
+	}
+	goleak.VerifyTestMain(m, ignored)
+}
 
 // ignored is started for good by a package that kad-dht imports.
 var ignored = goleak.IgnoreTopFunction("github.com/ipfs/go-log/v2/writer.(*MirrorWriter).logRoutine")

@@ -2,6 +2,7 @@ package libp2p
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -18,6 +19,9 @@ const (
 	greeters = 4
 
 	greetTimeout = 3 * time.Second
+
+	// greetPause comes after each round: peers that are configured one by one must not mean a round each.
+	greetPause = time.Second
 )
 
 // greet connects to the configured peers that are not connected whenever a bootstrap is connected (again) or peers were added. Thereby
@@ -50,7 +54,14 @@ func (b *Backend) greet() {
 		}
 		close(queue)
 		wg.Wait()
+		if len(absent) > 0 && b.anyRelay() {
+			b.pause(greetPause)
+		}
 	}
+}
+
+func (b *Backend) anyRelay() bool {
+	return slices.ContainsFunc(b.relays, func(r *relay) bool { connected, _ := r.status(); return connected })
 }
 
 func (b *Backend) greetOne(id peer.ID) {

@@ -94,6 +94,14 @@ func TestStatusSaysWhy(t *testing.T) {
 	}
 }
 
+// TestStatusNamesAnotherIdentity is what users see when the server lost its state.
+func TestStatusNamesAnotherIdentity(t *testing.T) {
+	up := startRendezvous(t).Bootstraps()[0]
+	address, _, _ := strings.Cut(up, "/p2p/")
+	p := newPeer(t, nil, url.Values{"bootstrap": {address + "/p2p/12D3KooWJWRuCsfLc64vuG6UGbDAWLg3Qdqjy7yHL8vHGACURynn"}})
+	eventually(t, "the status says that the identity is another", func() bool { return strings.Contains(p.Status().Detail, "has another identity (12D3") })
+}
+
 func TestRendezvousRestart(t *testing.T) {
 	dir := t.TempDir()
 	o := rendezvous.Options{Addresses: []netip.Addr{netip.MustParseAddr("127.0.0.1")}, StateDir: dir}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"slices"
 	"strconv"
 	"sync"
@@ -16,6 +17,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/peerstore"
+	"github.com/libp2p/go-libp2p/core/sec"
 	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 	circuit "github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/client"
 	circuitpb "github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/pb"
@@ -265,9 +267,13 @@ func dialReason(err error) error {
 		if errors.As(cause, &op) {
 			cause = op.Err // without the addresses, which the caller names
 		}
-		var sys interface{ Unwrap() error }
-		if errors.As(cause, &sys) && sys.Unwrap() != nil {
-			cause = sys.Unwrap()
+		var sys *os.SyscallError
+		if errors.As(cause, &sys) {
+			cause = sys.Err
+		}
+		var other sec.ErrPeerIDMismatch
+		if errors.As(cause, &other) {
+			cause = fmt.Errorf("the server there has another identity (%s): take the line that it prints now", other.Actual)
 		}
 		if text := cause.Error(); !slices.Contains(seen, text) {
 			seen, causes = append(seen, text), append(causes, cause)

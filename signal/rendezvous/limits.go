@@ -44,8 +44,8 @@ func DefaultLimits() Limits {
 		CircuitBytes:      1 << 20,
 		CircuitDuration:   10 * time.Minute, // offers only: at most 16 KiB each, so this is plenty for one negotiation after another
 
-		Allocations:         16384, // sockets; the operating system's limit for open files may come first
-		AllocationsPerKey:   64,    // an agent makes one for each transport and peer
+		Allocations:         16384,     // sockets; the operating system's limit for open files may come first
+		AllocationsPerKey:   64,        // an agent makes one for each transport and peer
 		BytesPerSecond:      128 << 20, // a gigabit: one key can't take more than a usual server's line
 		CredentialsLifetime: time.Hour,
 		TURNConns:           4096,

@@ -77,13 +77,26 @@ type side struct {
 
 func keys() (a, b key.Public) { a[0], b[0] = 1, 2; return a, b }
 
+// gatedConn holds back its reader: pion's mux reads before it is quite made, which matters if a peer still sends to a port used anew.
+type gatedConn struct {
+	net.PacketConn
+	ready chan struct{}
+}
+
+func (c gatedConn) ReadFrom(b []byte) (int, net.Addr, error) {
+	<-c.ready
+	return c.PacketConn.ReadFrom(b)
+}
+
 func newMux(t *testing.T) ice.UniversalUDPMux {
 	t.Helper()
 	c, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	if err != nil {
 		t.Fatal(err)
 	}
-	mux := ice.NewUniversalUDPMuxDefault(ice.UniversalUDPMuxParams{UDPConn: c, Logger: logger{discard()}})
+	ready := make(chan struct{})
+	mux := ice.NewUniversalUDPMuxDefault(ice.UniversalUDPMuxParams{UDPConn: gatedConn{c, ready}, Logger: logger{discard()}})
+	close(ready)
 	t.Cleanup(func() { mux.Close(); c.Close() })
 	return mux
 }

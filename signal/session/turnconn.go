@@ -52,11 +52,11 @@ func fromTURNServer(b []byte) bool {
 	if len(b) < 4 {
 		return false
 	}
-	if b[0]&0xc0 == 0x40 {
+	if b[0]&0xc0 == 0x40 && !stun.IsMessage(b) { // pion takes the magic cookie, four bytes into b, for proof enough of STUN
 		return int(binary.BigEndian.Uint16(b[2:])) <= len(b)-4
 	}
 	m := stun.Message{Raw: b}
-	if !stun.IsMessage(b) || m.Decode() != nil {
+	if b[0]&0xc0 != 0 || !stun.IsMessage(b) || m.Decode() != nil {
 		return false
 	}
 	switch m.Type.Class {

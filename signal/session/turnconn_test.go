@@ -50,6 +50,7 @@ func TestTURNConnFilters(t *testing.T) {
 func FuzzFromTURNServer(f *testing.F) {
 	f.Add([]byte{0x40, 0, 0, 1, 'x'})
 	f.Add([]byte{0x7f, 0xff, 0, 0})
+	f.Add([]byte("A0\x00\b!\x12\xa4B0000000000000000000000000"))
 	f.Add(stun.MustBuild(stun.TransactionID, stun.BindingSuccess, stun.Fingerprint).Raw)
 	f.Add(stun.MustBuild(stun.TransactionID, stun.BindingRequest).Raw)
 	f.Add(stun.MustBuild(stun.TransactionID, stun.NewType(stun.MethodData, stun.ClassIndication)).Raw)

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"strconv"
@@ -87,7 +88,7 @@ func (n *node) kill() {
 // explain logs what is known of a node.
 func (n *node) explain() {
 	if len(n.daemons()) > 0 {
-		if cmd := n.host.Command(n.w.t.Context(), "timeout", "5", wiceGo(), "status", iface, "--json"); cmd != nil {
+		if cmd := n.host.Command(context.Background(), "timeout", "5", wiceGo(), "status", iface, "--json"); cmd != nil {
 			cmd.Env = n.environment()
 			out, err := cmd.CombinedOutput()
 			n.w.t.Logf("%s: status: %v\n%s", n.name, err, out)

@@ -16,7 +16,9 @@ func TestCoturn(t *testing.T) {
 		server   func(s *natlab.TURN) string
 		protocol string
 	}{
-		{"UDP", func(s *natlab.TURN) string { return fmt.Sprintf("turn:%s:%s@%s:%d", s.Username, s.Password, s.Addr4, s.Port) }, "udp"},
+		{"UDP", func(s *natlab.TURN) string {
+			return fmt.Sprintf("turn:%s:%s@%s:%d", s.Username, s.Password, s.Addr4, s.Port)
+		}, "udp"},
 		{"TCP", func(s *natlab.TURN) string {
 			return fmt.Sprintf("turn:%s:%s@%s:%d?transport=tcp", s.Username, s.Password, s.Addr4, s.Port)
 		}, "tcp"},

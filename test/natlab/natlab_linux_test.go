@@ -452,6 +452,7 @@ func TestCommandGetsSignals(t *testing.T) {
 
 // Nothing is left of a lab: neither its namespaces nor what ran inside.
 func TestCleanup(t *testing.T) {
+	Need(t)
 	t.Parallel()
 	var name string
 	var pid int
