@@ -15,6 +15,9 @@ import (
 // each other, but the peer's own switch may wait for an offer to get through the signaling backend.
 const pathGrace = 30 * time.Second
 
+// heldLifetime is WireGuard's Rekey-Timeout: the least time between two initiations to one peer.
+const heldLifetime = 5 * time.Second
+
 // noEndpoint is what [PeerEndpoint.DstToString] returns without a path. WireGuard's tools refuse the whole interface when one
 // endpoint is not a numeric address and a port, and an empty one is not.
 const noEndpoint = "0.0.0.0:0"
@@ -43,7 +46,8 @@ type PeerEndpoint struct {
 
 	mu      sync.Mutex // guards all following
 	held    []byte     // the newest handshake initiation while there is no path
-	links   []*link    // connections that are read from
+	heldAt  time.Time
+	links   []*link // connections that are read from
 	retired map[*Path]*time.Timer
 	removed bool
 }
@@ -91,13 +95,17 @@ func (e *PeerEndpoint) SetPath(p *Path) {
 
 // FlushHeld sends the handshake initiation that waited for a path, and reports whether there was one. It is no part of SetPath: of
 // two peers whose path comes up one alone should begin, since initiations that cross undo each other, and WireGuard repeats them
-// only after 5 s.
+// only after 5 s. An initiation of that age is dropped instead: a newer one may have gone out since, which would make it a replay,
+// and WireGuard is ready to make another.
 func (e *PeerEndpoint) FlushHeld() bool {
 	e.mu.Lock()
 	p := e.path.Load()
 	var held []byte
 	if p != nil {
 		held, e.held = e.held, nil
+		if time.Since(e.heldAt) >= heldLifetime {
+			held = nil
+		}
 	}
 	e.mu.Unlock()
 	// An error would be about this path; WireGuard repeats the initiation, and ICE replaces a path that does not work.
@@ -171,7 +179,7 @@ func (e *PeerEndpoint) hold(bufs [][]byte) *Path {
 	}
 	for _, b := range slices.Backward(bufs) {
 		if isInitiation(b) {
-			e.held = append(e.held[:0], b...)
+			e.held, e.heldAt = append(e.held[:0], b...), time.Now()
 			break
 		}
 	}

@@ -29,11 +29,17 @@ func TestHeldInitiation(t *testing.T) {
 	if calls != 3 {
 		t.Errorf("the callback was called %d times, want 3", calls)
 	}
+	if e.FlushHeld() {
+		t.Error("flushed without a path")
+	}
 	e.SetPath(NewDirectPath(netip.Addr{}, b.addr4()))
+	if !e.FlushHeld() || e.FlushHeld() {
+		t.Error("the held initiation is to go out once")
+	}
 	if got := b.next(t); !bytes.Equal(got.data, initiation(2)) {
 		t.Errorf("got % x, want the newest initiation", got.data)
 	}
-	// It goes out once; what comes later goes out at once.
+	// What comes later goes out at once.
 	e.SetPath(NewDirectPath(netip.Addr{}, b.addr6()))
 	if err := a.Send([][]byte{transport(64, 12)}, e); err != nil {
 		t.Fatal(err)
@@ -92,6 +98,23 @@ func TestEndpointTexts(t *testing.T) {
 	if e.PublicKey() != testKey(1) {
 		t.Error("wrong key")
 	}
+}
+
+// TestHeldTooLong is about an initiation that WireGuard has replaced or given up.
+func TestHeldTooLong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := New(Options{})
+		defer b.Shutdown()
+		e := b.Peer(testKey(1))
+		if err := b.Send([][]byte{initiation(1)}, e); err != nil {
+			t.Fatal(err)
+		}
+		<-time.After(heldLifetime)
+		e.SetPath(NewDirectPath(netip.Addr{}, netip.MustParseAddrPort("127.0.0.1:9")))
+		if e.FlushHeld() {
+			t.Error("an old initiation went out")
+		}
+	})
 }
 
 // TestGrace checks how long the source of a replaced path belongs to the peer.

@@ -1,3 +1,314 @@
 package bind
 
+import (
+	"errors"
+	"net/netip"
+	"os"
+	"runtime"
+	"syscall"
+	"testing"
+	"unsafe"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+	"golang.zx2c4.com/wireguard/conn"
+)
+
 func disableGSO(s *socket) { s.gso.Store(false) }
+
+// TestStickySourceOfJoinedPackets: wireguard-go's own bind loses the control message when it cuts joined packets, so that it never
+// answers from the address that it was asked at.
+func TestStickySourceOfJoinedPackets(t *testing.T) {
+	a, b := openBind(t, Options{}), openBind(t, Options{})
+	if !a.socks.Load().v4.gso.Load() {
+		t.Log("no UDP_SEGMENT here: the packets arrive one by one")
+	}
+	asked := netip.MustParseAddr("127.0.0.7")
+	ep := endpointTo(t, a, netip.AddrPortFrom(asked, b.port))
+	var bufs [][]byte
+	for i := range 40 {
+		bufs = append(bufs, transport(1000, uint32(i)))
+	}
+	if err := a.Send(bufs, ep); err != nil {
+		t.Fatal(err)
+	}
+	var reply conn.Endpoint
+	for i := range bufs {
+		got := b.next(t)
+		if got.ep.SrcIP() != asked || reply != nil && got.ep != reply {
+			t.Fatalf("packet %d: source %s of %p, want %s of %p", i, got.ep.SrcIP(), got.ep, asked, reply)
+		}
+		reply = got.ep
+	}
+	if err := b.Send([][]byte{transport(64, 1)}, reply); err != nil {
+		t.Fatal(err)
+	}
+	if got := a.next(t); got.ep.DstIP() != asked {
+		t.Errorf("the answer is from %s, want %s", got.ep.DstIP(), asked)
+	}
+	// A plain peer of the configuration that is now asked at another address: WireGuard is to decide.
+	e := b.Peer(testKey(1))
+	e.SetPath(NewStaticPath(a.addr4()))
+	for i, want := range []bool{true, false, true} {
+		to := []string{"127.0.0.7", "127.0.0.8", "127.0.0.7"}[i]
+		if err := a.Send(bufs[:1], endpointTo(t, a, netip.AddrPortFrom(netip.MustParseAddr(to), b.port))); err != nil {
+			t.Fatal(err)
+		}
+		if got := b.next(t); (got.ep == conn.Endpoint(e)) != want || got.ep.SrcIP() != netip.MustParseAddr(to) {
+			t.Errorf("asked at %s: got %T from %s", to, got.ep, got.ep.SrcIP())
+		}
+	}
+}
+
+// TestLeftovers receives joined packets with less room than there are packets.
+func TestLeftovers(t *testing.T) {
+	a, b := openBind(t, Options{}), New(Options{})
+	fns, port, err := b.Open(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Shutdown()
+	const n = 200
+	var out [][]byte
+	for i := range n {
+		out = append(out, transport(900, uint32(i)))
+	}
+	ep := endpointTo(t, a, netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), port))
+	for _, gso := range []bool{true, false} {
+		if !gso {
+			disableGSO(a.socks.Load().v4)
+		}
+		if err := a.Send(out, ep); err != nil {
+			t.Fatal(err)
+		}
+		for _, room := range []int{7, 1, 31, batchSize} {
+			bufs, sizes, eps := newBatch(room)
+			got, err := fns[0](bufs, sizes, eps)
+			if err != nil || got == 0 || got > room {
+				t.Fatalf("got %d of %d, %v", got, room, err)
+			}
+		}
+		next := uint32(7 + 1 + 31 + batchSize)
+		bufs, sizes, eps := newBatch(batchSize)
+		for next < n {
+			got, err := fns[0](bufs, sizes, eps)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i := range got {
+				if sizes[i] != 900 || number(bufs[i]) != next || eps[i] == nil {
+					t.Fatalf("got packet %d of %d bytes, want %d", number(bufs[i]), sizes[i], next)
+				}
+				next++
+			}
+		}
+	}
+}
+
+// TestBadSource sends from an address that is not ours.
+func TestBadSource(t *testing.T) {
+	a, b := openBind(t, Options{}), openBind(t, Options{})
+	for _, c := range []struct {
+		src string
+		to  netip.AddrPort
+	}{{"203.0.113.9", b.addr4()}, {"2001:db8::9", b.addr6()}} {
+		bad := local{addr: netip.MustParseAddr(c.src)}
+		e := newEndpoint(c.to, bad)
+		if err := a.Send([][]byte{transport(64, 1), transport(64, 2)}, e); err != nil {
+			t.Errorf("%s: %v", c.src, err)
+		}
+		b.next(t)
+		b.next(t)
+		if e.SrcIP().IsValid() {
+			t.Errorf("%s is still the source", c.src)
+		}
+		// ICE's own checks are about this address and no other.
+		strict := newEndpoint(c.to, bad)
+		strict.strict = true
+		if err := a.Send([][]byte{transport(64, 3)}, strict); err == nil {
+			t.Errorf("%s: sent from elsewhere", c.src)
+		}
+	}
+}
+
+// TestFullBuffer checks that Send gives up when the socket's buffer stays full. The kernel gives the socket its space back when the
+// packets are received, which nobody does here.
+func TestFullBuffer(t *testing.T) {
+	a := openBind(t, Options{})
+	quiet := New(Options{})
+	_, port, err := quiet.Open(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer quiet.Shutdown()
+	a.socks.Load().v4.raw.Control(func(fd uintptr) { unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_SNDBUF, 1) })
+	ep := endpointTo(t, a, netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), port))
+	var bufs [][]byte
+	for i := range batchSize {
+		bufs = append(bufs, transport(20000, uint32(i)))
+	}
+	if err := a.Send(bufs, ep); err != nil {
+		t.Errorf("a full buffer is an error: %v", err)
+	}
+	if d := a.Stats().SendFull; d > uint64(len(bufs)) {
+		t.Errorf("%d packets dropped of %d", d, len(bufs))
+	}
+}
+
+func TestControlMessages(t *testing.T) {
+	for _, l := range []local{{netip.MustParseAddr("192.0.2.1"), 3}, {netip.MustParseAddr("2001:db8::1"), 4}} {
+		var c control
+		n := c.putSource(0, &l)
+		n = c.putSegmentSize(n, 1452)
+		if n > controlSize {
+			t.Fatalf("%d bytes do not fit %d", n, controlSize)
+		}
+		// What is sent as UDP_SEGMENT arrives as UDP_GRO.
+		(*unix.Cmsghdr)(unsafe.Pointer(&c.bytes()[n-unix.CmsgSpace(2)])).Type = unix.UDP_GRO
+		if got, segment := c.parse(n); segment != 1452 || got.ifindex != l.ifindex || got.addr != l.addr {
+			t.Errorf("got %+v, %d", got, segment)
+		}
+		for cut := range n {
+			c.parse(cut) // must not panic
+		}
+	}
+	for _, s := range []string{"192.0.2.1:1", "[2001:db8::1]:65535", "[fe80::1%2]:9"} {
+		ap := netip.MustParseAddrPort(s)
+		sa := encodeSockaddr(ap)
+		if got := decodeSource(&sa.raw); got != sourceOf(ap) {
+			t.Errorf("%s: got %s", s, got.addrPort())
+		}
+	}
+}
+
+func FuzzControlMessages(f *testing.F) {
+	var c control
+	l := local{netip.MustParseAddr("2001:db8::1"), 4}
+	n := c.putSegmentSize(c.putSource(0, &l), 1452)
+	f.Add(append([]byte(nil), c.bytes()[:n]...))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var c control
+		copy(c.bytes(), b)
+		c.parse(len(b))
+	})
+}
+
+// inNamespace runs f in a network namespace of its own with two interfaces, d0 and d1, that swallow what is sent.
+func inNamespace(t *testing.T, f func(d0, d1 netlink.Link)) {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Skip("network namespaces need root")
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // for good: the thread ends with the goroutine, and the namespace with the thread
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			t.Errorf("unshare: %v", err)
+			return
+		}
+		var links []netlink.Link
+		for _, l := range []struct{ name, addr string }{{"d0", "192.0.2.1/24"}, {"d1", "198.51.100.1/24"}} {
+			dummy := &netlink.Dummy{LinkAttrs: netlink.LinkAttrs{Name: l.name, MTU: 1300}}
+			addr, _ := netlink.ParseAddr(l.addr)
+			if err := errors.Join(netlink.LinkAdd(dummy), netlink.AddrAdd(dummy, addr), netlink.LinkSetUp(dummy)); err != nil {
+				t.Errorf("make %s: %v", l.name, err)
+				return
+			}
+			links = append(links, dummy)
+		}
+		f(links[0], links[1])
+	}()
+	<-done
+}
+
+func sentPackets(t *testing.T, l netlink.Link) uint64 {
+	t.Helper()
+	l, err := netlink.LinkByName(l.Attrs().Name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l.Attrs().Statistics.TxPackets
+}
+
+// TestLongerThanPath sends joined packets that are longer than the path's MTU: the kernel refuses to cut them into such pieces, but
+// would fragment them one by one.
+func TestLongerThanPath(t *testing.T) {
+	inNamespace(t, func(d0, _ netlink.Link) {
+		b := New(Options{})
+		defer b.Shutdown()
+		if _, _, err := b.Open(0); err != nil {
+			t.Error(err)
+			return
+		}
+		ep, _ := b.ParseEndpoint("192.0.2.2:9")
+		before := sentPackets(t, d0)
+		var bufs [][]byte
+		for i := range 10 {
+			bufs = append(bufs, transport(1452, uint32(i)))
+		}
+		if err := b.Send(bufs, ep); err != nil {
+			t.Errorf("send: %v", err)
+		}
+		if n := sentPackets(t, d0) - before; n < 20 {
+			t.Errorf("%d packets left, want 20 fragments", n)
+		}
+		if !b.socks.Load().v4.gso.Load() {
+			t.Error("one path's MTU has turned joining off for all")
+		}
+	})
+}
+
+// TestMark checks that a marked packet with a given source takes the route of the mark, with sockets opened before and after.
+func TestMark(t *testing.T) {
+	inNamespace(t, func(d0, d1 netlink.Link) {
+		const mark, table = 0x7769, 100
+		rule := netlink.NewRule()
+		rule.Mark, rule.Table, rule.Priority = mark, table, 10
+		to := netip.MustParseAddrPort("203.0.113.1:9")
+		route := &netlink.Route{LinkIndex: d1.Attrs().Index, Table: table, Scope: netlink.SCOPE_LINK}
+		route.Dst, _ = netlink.ParseIPNet("203.0.113.0/24")
+		if err := errors.Join(netlink.RuleAdd(rule), netlink.RouteAdd(route)); err != nil {
+			t.Errorf("make route: %v", err)
+			return
+		}
+		b := New(Options{})
+		defer b.Shutdown()
+		b.Open(0)
+		pinned := b.Peer(testKey(1))
+		pinned.SetPath(NewDirectPath(netip.MustParseAddr("192.0.2.1"), to)) // an address of d0
+		packet := [][]byte{transport(64, 1)}
+		if err := b.Send(packet, pinned); !errors.Is(err, syscall.ENETUNREACH) {
+			t.Errorf("without the mark: got %v, want ENETUNREACH", err)
+		}
+		pinned.SetPath(NewDirectPath(netip.MustParseAddr("192.0.2.1"), to))
+		if err := b.SetMark(mark); err != nil {
+			t.Errorf("set mark: %v", err)
+		}
+		for range 2 {
+			before := sentPackets(t, d1)
+			if err := b.Send(packet, pinned); err != nil {
+				t.Errorf("with the mark: %v", err)
+			}
+			if n := sentPackets(t, d1) - before; n != 1 {
+				t.Errorf("%d packets left through the route of the mark, want 1", n)
+			}
+			if pinned.SrcIP() != netip.MustParseAddr("192.0.2.1") {
+				t.Errorf("source %s", pinned.SrcIP())
+			}
+			b.Close()
+			b.Open(0)
+		}
+		// A foreign socket gets it too.
+		c := udpConn(t, "192.0.2.1:0")
+		raw, _ := c.SyscallConn()
+		if err := b.ControlSocket("udp4", "", raw); err != nil {
+			t.Errorf("control: %v", err)
+		}
+		raw.Control(func(fd uintptr) {
+			if got, err := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_MARK); got != mark {
+				t.Errorf("mark %#x, %v, want %#x", got, err, mark)
+			}
+		})
+	})
+}

@@ -95,6 +95,7 @@ func TestWireGuardOverPaths(t *testing.T) {
 	}
 	start := time.Now()
 	ea.SetPath(NewDirectPath(netip.MustParseAddr("127.0.0.1"), b.addr()))
+	ea.FlushHeld()
 	select {
 	case <-b.tun.Inbound:
 	case <-time.After(8 * time.Second):

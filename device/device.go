@@ -136,6 +136,7 @@ func (d *Device) Up(fwmark uint32) error {
 		return err
 	}
 	d.tasks.Go(d.watchNetwork)
+	d.resolveEndpoints()
 	return nil
 }
 

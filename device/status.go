@@ -221,15 +221,19 @@ func (d *Device) Ping(ctx context.Context, r control.PingRequest) (control.PingR
 
 // findPeer finds the peer that a user means, and its overlay address.
 func findPeer(s *control.Status, who string) (*control.PeerStatus, netip.Addr, error) {
-	asked, _ := netip.ParseAddr(who)
+	if addr, err := netip.ParseAddr(who); err == nil {
+		if p := routeTo(s, addr); p != nil {
+			return p, addr, nil
+		}
+		return nil, netip.Addr{}, fmt.Errorf("%s is among no peer's allowed IPs: %w", addr, control.ErrNoSuchPeer)
+	}
 	var found *control.PeerStatus
 	for i := range s.Peers {
 		p := &s.Peers[i]
-		byAddr := asked.IsValid() && slices.ContainsFunc(p.AllowedIPs, func(n netip.Prefix) bool { return n.Contains(asked) })
-		if !(byAddr || who != "" && (p.Name == who || strings.HasPrefix(p.PublicKey, who))) {
+		if who == "" || p.Name != who && !strings.HasPrefix(p.PublicKey, who) {
 			continue
 		}
-		if found != nil && !byAddr {
+		if found != nil {
 			return nil, netip.Addr{}, fmt.Errorf("%q names more than one peer: %w; give more of the key", who, control.ErrNoSuchPeer)
 		}
 		found = p
@@ -237,15 +241,25 @@ func findPeer(s *control.Status, who string) (*control.PeerStatus, netip.Addr, e
 	if found == nil {
 		return nil, netip.Addr{}, fmt.Errorf("%q: %w; see \"wice-go status %s\"", who, control.ErrNoSuchPeer, s.Interface)
 	}
-	if asked.IsValid() {
-		return found, asked, nil
-	}
 	for _, n := range found.AllowedIPs {
 		if n.IsSingleIP() {
 			return found, n.Addr(), nil
 		}
 	}
 	return nil, netip.Addr{}, fmt.Errorf("%q has no single address among its allowed IPs: give the address to ping", who)
+}
+
+// routeTo returns the peer that WireGuard sends packets for addr to: that of the longest prefix.
+func routeTo(s *control.Status, addr netip.Addr) (best *control.PeerStatus) {
+	bits := -1
+	for i := range s.Peers {
+		for _, n := range s.Peers[i].AllowedIPs {
+			if n.Contains(addr) && n.Bits() > bits {
+				best, bits = &s.Peers[i], n.Bits()
+			}
+		}
+	}
+	return best
 }
 
 // Metrics writes the state in the Prometheus text format.

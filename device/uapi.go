@@ -170,6 +170,13 @@ func splitSet(text string) setOperation {
 	return op
 }
 
+// UAPIState returns what a "get" operation answers, without the error number.
+func (d *Device) UAPIState() (string, error) {
+	var text strings.Builder
+	err := d.ipcGet(&text)
+	return text.String(), err
+}
+
 // noEndpoint is the line of a peer whose endpoint has no address yet (see [bind.PeerEndpoint.DstToString]).
 const noEndpoint = "endpoint=0.0.0.0:0\n"
 

@@ -1,10 +1,7 @@
 package main
 
 import (
-	"fmt"
-	"maps"
 	"slices"
-	"strings"
 
 	"github.com/wice-go/wice-go/device"
 	"github.com/wice-go/wice-go/device/config"
@@ -19,22 +16,18 @@ func backendTable() map[string]signal.Factory {
 	}
 }
 
-// backends turns Signaling lines into what the device needs: one backend a kind, with all of its lines.
-func backends(lines []config.Signaling) ([]device.Backend, error) {
+// backends turns Signaling lines, whose backends are known to exist, into what the device needs: one backend a kind, with all of its
+// lines.
+func backends(lines []config.Signaling) []device.Backend {
 	table := backendTable()
 	var list []device.Backend
 	for _, line := range lines {
-		factory, ok := table[line.Backend]
-		if !ok {
-			known := slices.Sorted(maps.Keys(table))
-			return nil, fmt.Errorf("Signaling = %s: there is no backend %q; this build has: %s", line, line.Backend, strings.Join(known, ", "))
-		}
 		i := slices.IndexFunc(list, func(b device.Backend) bool { return b.Name == line.Backend })
 		if i < 0 {
 			i = len(list)
-			list = append(list, device.Backend{Name: line.Backend, Factory: factory})
+			list = append(list, device.Backend{Name: line.Backend, Factory: table[line.Backend]})
 		}
-		list[i].Lines = append(list[i].Lines, map[string][]string(line.Query))
+		list[i].Lines = append(list[i].Lines, line.Query)
 	}
-	return list, nil
+	return list
 }

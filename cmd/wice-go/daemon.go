@@ -101,15 +101,8 @@ func (r *running) run(ctx context.Context) (err error) {
 // setUp follows the order of wg-quick: PreUp, link, keys and peers, addresses and routes, PostUp.
 func (r *running) setUp(ctx context.Context) error {
 	i := &r.cfg.Interface
-	if i.PrivateKey.IsZero() {
-		return fmt.Errorf("%s: [Interface] has no PrivateKey; make one with \"wice-go genkey\"", r.cfg.File)
-	}
 	if len(i.SOCKS5)+len(i.HTTPProxy) > 0 {
 		return errors.New("SOCKS5 and HTTPProxy are not supported yet: remove them, or use Forward")
-	}
-	backends, err := backends(i.Signaling)
-	if err != nil {
-		return err
 	}
 	serve, err := r.openControl()
 	if err != nil {
@@ -145,7 +138,7 @@ func (r *running) setUp(ctx context.Context) error {
 		Config:          r.cfg,
 		Tun:             dev,
 		TunKind:         r.tunKind(),
-		Backends:        backends,
+		Backends:        backends(i.Signaling),
 		Ping:            r.ping,
 		IncludeLoopback: r.flags.loopback,
 		Logger:          r.log,
@@ -160,6 +153,9 @@ func (r *running) setUp(ctx context.Context) error {
 		serving.Wait()
 		return nil
 	})
+	if i.SaveConfig {
+		r.later(r.saveConfig)
+	}
 	mark := i.FwMark
 	if r.stack == nil {
 		if mark, err = r.configure(journal); err != nil {
@@ -169,6 +165,10 @@ func (r *running) setUp(ctx context.Context) error {
 	if err = r.dev.Up(mark); err != nil {
 		return err
 	}
+	serving.Go(func() {
+		r.dev.ServeUAPI(uapi)
+		r.requestStop() // the socket was removed
+	})
 	if err := r.startForwards(); err != nil {
 		return err
 	}
@@ -178,12 +178,20 @@ func (r *running) setUp(ctx context.Context) error {
 	if len(i.PreDown) > 0 {
 		r.later(func() error { return r.hooks(context.Background(), "PreDown", i.PreDown) })
 	}
-	serving.Go(func() {
-		r.dev.ServeUAPI(uapi)
-		r.requestStop() // the socket was removed
-	})
 	serve()
 	return nil
+}
+
+// saveConfig writes the state of the interface into its file, for SaveConfig.
+func (r *running) saveConfig() error {
+	state, err := r.dev.UAPIState()
+	if err != nil {
+		return err
+	}
+	if err := r.cfg.Update(state); err != nil {
+		return fmt.Errorf("save %s: %w", r.cfg.File, err)
+	}
+	return r.cfg.SaveFile(r.cfg.File)
 }
 
 // openJournal takes back what a daemon of this interface left behind that died, and starts a new journal.

@@ -50,7 +50,7 @@ func (a *app) ping(ctx context.Context, iface, peer string, f pingFlags) error {
 	if err != nil {
 		return usageError(err)
 	}
-	client, err := control.Dial(ctx, a.paths.ControlSocket(name))
+	client, err := control.Dial(ctx, a.paths.FindControl(name))
 	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}

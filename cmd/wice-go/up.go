@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -116,7 +118,10 @@ func (a *app) loadConfig(file string, f upFlags) (*config.Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	return cfg, f.apply(&cfg.Interface)
+	if err := f.apply(&cfg.Interface); err != nil {
+		return nil, err
+	}
+	return cfg, cfg.CheckBackends(slices.Sorted(maps.Keys(backendTable())))
 }
 
 func (f upFlags) apply(i *config.Interface) error {
@@ -177,7 +182,7 @@ func (f upFlags) apply(i *config.Interface) error {
 
 // waitConnected returns when every peer that takes part in ICE is connected.
 func (a *app) waitConnected(ctx context.Context, name string, limit time.Duration) error {
-	client, err := control.Dial(ctx, a.paths.ControlSocket(name))
+	client, err := control.Dial(ctx, a.paths.FindControl(name))
 	if err != nil {
 		return err
 	}
@@ -238,7 +243,7 @@ func (a *app) down(ctx context.Context, arg string) error {
 	if err != nil {
 		return usageError(err)
 	}
-	client, err := control.Dial(ctx, a.paths.ControlSocket(name))
+	client, err := control.Dial(ctx, a.paths.FindControl(name))
 	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}

@@ -20,7 +20,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	if err := flag.Set("rapid.checks", "3000"); err != nil { // the default; the command line wins
+	if err := flag.Set("rapid.checks", "2000"); err != nil { // the default; the command line wins
 		panic(err)
 	}
 	goleak.VerifyTestMain(m)
