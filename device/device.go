@@ -85,6 +85,7 @@ type Device struct {
 	identity key.Private
 	router   *signal.Router // nil while there is no private key, or not up
 	peers    map[key.Public]*peer
+	yielded  []yielded // the oldest first
 }
 
 // New makes the device and applies its configuration, without a packet sent. See [Device.Up].

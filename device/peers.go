@@ -23,9 +23,12 @@ const (
 	// within a second, and 10,000 do not gather candidates all at once.
 	sessionPace = 10 * time.Millisecond
 
-	// yieldHandshake is how long the ICE-controlled side leaves the handshake over a new path to the other. Two initiations that
+	// yieldTime is how long the ICE-controlled side leaves the handshake over a new path to the other. Two initiations that
 	// cross cost WireGuard's retry time of 5 s, since each side forgets its own when it answers the other's.
-	yieldHandshake = 700 * time.Millisecond
+	yieldTime = 700 * time.Millisecond
+
+	// yieldCheck is the least time between two looks at what became of yielded handshakes.
+	yieldCheck = 100 * time.Millisecond
 )
 
 // peer is one WireGuard peer that takes part in ICE.
@@ -254,12 +257,54 @@ func (d *Device) onPath(p *peer, path *session.Path) {
 		d.handshake(p, wp)
 		return
 	}
-	before := d.lastHandshake(p.key)
-	time.AfterFunc(yieldHandshake, func() {
-		if d.ctx.Err() == nil && !d.lastHandshake(p.key).After(before) {
-			d.handshake(p, wp)
+	d.yieldHandshake(p)
+}
+
+// yielded is a peer that was left the handshake over its new path.
+type yielded struct {
+	peer  *peer
+	since time.Time
+}
+
+// yieldHandshake looks after a while whether the peer made the handshake that was left to it.
+func (d *Device) yieldHandshake(p *peer) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.yielded = append(d.yielded, yielded{p, time.Now()})
+	if len(d.yielded) == 1 {
+		time.AfterFunc(yieldTime, d.checkYielded)
+	}
+}
+
+// checkYielded makes the handshakes that others did not make in time. It reads WireGuard's state once for all of them.
+func (d *Device) checkYielded() {
+	if d.ctx.Err() != nil {
+		return
+	}
+	var due []yielded
+	d.mu.Lock()
+	for len(d.yielded) > 0 && time.Since(d.yielded[0].since) >= yieldTime {
+		due = append(due, d.yielded[0])
+		d.yielded = d.yielded[1:]
+	}
+	if len(d.yielded) > 0 {
+		time.AfterFunc(max(yieldTime-time.Since(d.yielded[0].since), yieldCheck), d.checkYielded)
+	}
+	d.mu.Unlock()
+	state, err := d.readState()
+	if err != nil {
+		return
+	}
+	last := make(map[key.Public]time.Time, len(state.peers))
+	for _, w := range state.peers {
+		last[w.publicKey] = w.lastHandshake
+	}
+	for _, y := range due {
+		wp := d.wg.LookupPeer(wgdevice.NoisePublicKey(y.peer.key))
+		if wp != nil && !last[y.peer.key].After(y.since) {
+			d.handshake(y.peer, wp)
 		}
-	})
+	}
 }
 
 // handshake sends the initiation that waited for a path, else a new one (at most one in 5 s, which wireguard-go sees to).

@@ -23,13 +23,19 @@ func family(a netip.Addr) string {
 
 // plan decides where to listen and what to announce.
 //
-// Without addresses: everywhere. Without announced ones: the addresses themselves; where they are "everywhere", the addresses of the
-// interfaces that are up, without loopback and link-local ones unless there is nothing else.
+// Without either: on each address of the interfaces that are up, without loopback and link-local ones unless there is nothing else. A
+// socket for each, since what is sent from an unspecified one has the machine's first address, which a client that asked at another
+// takes for a stranger's. Without addresses alone: everywhere. Without announced ones alone: the addresses themselves.
 func plan(addresses, announce []netip.Addr) (endpoints []endpoint, announced []netip.Addr, err error) {
 	addresses, announce = unmapped(addresses), unmapped(announce)
 	for _, a := range announce {
 		if !a.IsValid() || a.IsUnspecified() || a.IsMulticast() {
 			return nil, nil, fmt.Errorf("rendezvous: %s can't be announced: clients could not connect to it", a)
+		}
+	}
+	if len(addresses)+len(announce) == 0 {
+		if addresses, err = hostAddrs(); err != nil {
+			return nil, nil, fmt.Errorf("rendezvous: %w", err)
 		}
 	}
 	if len(addresses) == 0 {

@@ -68,8 +68,13 @@ func TestPlanEverywhere(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !slices.ContainsFunc(endpoints, func(e endpoint) bool { return e.listen == netip.IPv4Unspecified() }) {
-		t.Errorf("got %v, want IPv4 everywhere", endpoints)
+	for _, e := range endpoints {
+		if e.listen.IsUnspecified() || e.listen != e.announce {
+			t.Errorf("got %v, want a socket for each address, so that answers come from where was asked", e)
+		}
+	}
+	if len(endpoints) != len(announced) {
+		t.Errorf("got %d sockets for %d addresses", len(endpoints), len(announced))
 	}
 	loops := slices.ContainsFunc(announced, netip.Addr.IsLoopback)
 	others := slices.ContainsFunc(announced, func(a netip.Addr) bool { return !a.IsLoopback() })

@@ -22,6 +22,7 @@ const (
 	failedTimeout       = 20 * time.Second        // after disconnected; RFC 7675: 30 s
 	reflexiveWait       = 200 * time.Millisecond  // a host pair is mostly validated by then, and is better
 	relayWait           = 1300 * time.Millisecond // server-reflexive pairs need a STUN round trip and two rounds of checks
+	relayOnlyWait       = 300 * time.Millisecond  // a relay over UDP is better than one over TCP
 )
 
 // maxBindingRequests is without meaning high: pion gives up pairs for good after so many checks, while the NAT that
@@ -135,7 +136,7 @@ func (s *Session) agentConfig(ag *agent, a StartAgent) (*ice.AgentConfig, error)
 	}
 	wait := relayWait
 	if !s.ownDirect() {
-		wait = 0
+		wait = relayOnlyWait
 	}
 	return &ice.AgentConfig{
 		Urls:                   urls,

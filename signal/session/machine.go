@@ -14,20 +14,25 @@ import (
 // The life of one session id of ours, the negotiation. A restart draws the next id; nothing goes back.
 //
 //	        Start, or an offer while idle
-//	                   │
-//	                   ▼        an offer of any id that was not replaced:
-//	 ┌────────────► unbound ◄─┐ accept it, tell the peer in rid
-//	 │                 │  └───┘
-//	 │                 │ an offer of the accepted id whose rid is our id, and: we began, or it
-//	 │                 │ has candidates, or startWait is over
-//	 │                 ▼
-//	 │               bound ───────────── agent failed ──────────┐
-//	 │                 │ agent connected                        │
-//	 │                 ▼                                        ▼
-//	 │             connected ── disconnected or failed ──► restart, paced
-//	 │                 │ version 0 of another id, whose rid is not ours;            │
-//	 │                 │ another id that answers ours; network or servers changed;  │
-//	 └── (next id) ◄───┴─ relayed for long ─────────────────────────────────────────┘
+//	                 |
+//	                 v        an offer of any id that was not replaced:
+//	  +---------> unbound <-+ accept it, tell the peer in rid
+//	  |              |   +--+
+//	  |              | an offer of the accepted id whose rid is our id, and:
+//	  |              | we began, or it has candidates, or startWait is over
+//	  |              v
+//	  |            bound ----------- agent failed ----------+
+//	  |              | agent connected                      |
+//	  |              v                                      |
+//	  |          connected --- disconnected, failed, -------+
+//	  |              |         network or servers changed,  |
+//	  |              |         relayed for long             |
+//	  |              |                                      | begin, paced
+//	  |              | version 0 of another id that does    |
+//	  |              | not answer ours, or any that does    |
+//	  |              v                                      |
+//	  +--------------+<-------------------------------------+
+//	     next id     answer, paced
 //
 // What makes both sides converge:
 //

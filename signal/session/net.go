@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"net"
+	"sync/atomic"
 	"time"
 
 	"github.com/pion/transport/v2"
@@ -12,11 +13,45 @@ import (
 // dialTimeout bounds how long a TURN server may take to accept a TCP connection, name lookup apart.
 const dialTimeout = 8 * time.Second
 
-// agentNet is what one agent makes its sockets with. It closes them all with the agent, and gives up waiting (for a
-// name server, for a TCP handshake) when the agent closes, so that a dead TURN server does not hold up Close.
+// agentNet is what one agent makes its sockets with. When the agent closes, it gives up what waits for a server that has not said a
+// word (a name server, a TCP handshake, a TURN server), so that a dead one does not hold up Close. Sockets to live
+// servers stay until pion closes them: it has to give back its allocation first.
 type agentNet struct {
 	transport.Net
 	ctx context.Context
+}
+
+// closeSilent closes c with the agent if nothing was heard by then.
+func (n *agentNet) closeSilent(c io.Closer, heard *atomic.Bool) {
+	context.AfterFunc(n.ctx, func() {
+		if !heard.Load() {
+			_ = c.Close()
+		}
+	})
+}
+
+// tcpConn notes that the server is alive.
+type tcpConn struct {
+	transport.TCPConn
+	heard atomic.Bool
+}
+
+func (c *tcpConn) Read(b []byte) (int, error) {
+	n, err := c.TCPConn.Read(b)
+	c.heard.Store(c.heard.Load() || n > 0)
+	return n, err
+}
+
+// udpConn notes that the server is alive.
+type udpConn struct {
+	transport.UDPConn
+	heard atomic.Bool
+}
+
+func (c *udpConn) Read(b []byte) (int, error) {
+	n, err := c.UDPConn.Read(b)
+	c.heard.Store(c.heard.Load() || n > 0)
+	return n, err
 }
 
 // await runs f, but waits for it no longer than ctx lives. The result of an f that comes later goes to discard.
@@ -51,17 +86,15 @@ func spawn(f func()) { go f() }
 
 func discardConn[T io.Closer](c T) { _ = c.Close() }
 
-// closeWith closes c with the agent. pion closes it too, as a rule; closing twice does no harm to a socket.
-func (n *agentNet) closeWith(c io.Closer) { context.AfterFunc(n.ctx, func() { _ = c.Close() }) }
-
 // ListenPacket opens a TURN client's UDP socket.
 func (n *agentNet) ListenPacket(network, address string) (net.PacketConn, error) {
 	c, err := n.Net.ListenPacket(network, address)
 	if err != nil {
 		return nil, err
 	}
-	n.closeWith(c)
-	return &turnConn{PacketConn: c}, nil
+	tc := &turnConn{PacketConn: c}
+	n.closeSilent(c, &tc.heard)
+	return tc, nil
 }
 
 // DialTCP connects to a TURN server.
@@ -69,19 +102,23 @@ func (n *agentNet) DialTCP(network string, laddr, raddr *net.TCPAddr) (transport
 	ctx, cancel := context.WithTimeout(n.ctx, dialTimeout)
 	defer cancel()
 	c, err := await(ctx, spawn, func() (transport.TCPConn, error) { return n.Net.DialTCP(network, laddr, raddr) }, discardConn[transport.TCPConn])
-	if err == nil {
-		n.closeWith(c)
+	if err != nil {
+		return nil, err
 	}
-	return c, err
+	tc := &tcpConn{TCPConn: c}
+	n.closeSilent(c, &tc.heard)
+	return tc, nil
 }
 
 // DialUDP opens the socket to a TURN server over DTLS.
 func (n *agentNet) DialUDP(network string, laddr, raddr *net.UDPAddr) (transport.UDPConn, error) {
 	c, err := n.Net.DialUDP(network, laddr, raddr)
-	if err == nil {
-		n.closeWith(c)
+	if err != nil {
+		return nil, err
 	}
-	return c, err
+	uc := &udpConn{UDPConn: c}
+	n.closeSilent(c, &uc.heard)
+	return uc, nil
 }
 
 // ResolveUDPAddr looks up a server.

@@ -2,6 +2,7 @@ package session
 
 import (
 	"net"
+	"runtime"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -14,7 +15,7 @@ import (
 )
 
 // newTURN starts a TURN server on loopback that serves UDP and TCP on one port.
-func newTURN(t *testing.T) (udp, tcp proto.ICEServer) {
+func newTURN(t *testing.T) (srv *turn.Server, udp, tcp proto.ICEServer) {
 	t.Helper()
 	pc, err := net.ListenPacket("udp4", "127.0.0.1:0")
 	if err != nil {
@@ -27,7 +28,7 @@ func newTURN(t *testing.T) (udp, tcp proto.ICEServer) {
 	relay := &turn.RelayAddressGeneratorStatic{RelayAddress: net.IPv4(127, 0, 0, 1), Address: "127.0.0.1"}
 	quiet := logging.NewDefaultLoggerFactory()
 	quiet.DefaultLogLevel = logging.LogLevelDisabled
-	srv, err := turn.NewServer(turn.ServerConfig{
+	srv, err = turn.NewServer(turn.ServerConfig{
 		Realm:         "test",
 		LoggerFactory: quiet,
 		AuthHandler: func(user, realm string, _ net.Addr) ([]byte, bool) {
@@ -44,11 +45,11 @@ func newTURN(t *testing.T) (udp, tcp proto.ICEServer) {
 		Transport: proto.TransportUDP, Username: "user", Password: "secret"}
 	tcp = udp
 	tcp.Transport = proto.TransportTCP
-	return udp, tcp
+	return srv, udp, tcp
 }
 
 func TestRelay(t *testing.T) {
-	udp, tcp := newTURN(t)
+	srv, udp, tcp := newTURN(t)
 	for _, c := range []struct {
 		name    string
 		servers []proto.ICEServer
@@ -86,13 +87,20 @@ func TestRelay(t *testing.T) {
 				}
 			}
 			a.until(func(st Status) bool { return st.State == Connected && st.Reason == c.reason })
+			a.close()
+			b.close()
+			for began := time.Now(); srv.AllocationCount() > 0; runtime.Gosched() {
+				if time.Since(began) > 5*time.Second {
+					t.Fatalf("%d allocations were not given back", srv.AllocationCount())
+				}
+			}
 		})
 	}
 }
 
 // TestServersComeLate: a negotiation that can't succeed takes up a relay that is offered later.
 func TestServersComeLate(t *testing.T) {
-	udp, _ := newTURN(t)
+	_, udp, _ := newTURN(t)
 	w := newWire(0)
 	ka, kb := keys()
 	var up atomic.Bool

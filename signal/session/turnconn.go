@@ -14,6 +14,7 @@ import (
 type turnConn struct {
 	net.PacketConn
 	server atomic.Pointer[netip.AddrPort] // where the client sends to
+	heard  atomic.Bool                    // the server has said something
 }
 
 // WriteTo sends to the TURN server; a client has one.
@@ -37,6 +38,9 @@ func (c *turnConn) ReadFrom(b []byte) (int, net.Addr, error) {
 		udp, ok := addr.(*net.UDPAddr)
 		s := c.server.Load()
 		if ok && s != nil && *s == unmapped(udp) && fromTURNServer(b[:n]) {
+			if !c.heard.Load() {
+				c.heard.Store(true)
+			}
 			return n, addr, nil
 		}
 	}

@@ -1,0 +1,159 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/wice-go/wice-go/device/control"
+)
+
+// TestMain makes the real program a command of the scripts. A copy of this test stands in for it, under its name, by which it knows that it
+// is to be the program; so do the daemons that it starts.
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"wice-go": main})
+}
+
+// scriptPatience is for what takes a fraction of a second on an idle machine.
+const scriptPatience = 30 * time.Second
+
+// Two key pairs of no secrecy, for the configurations of the scripts.
+var scriptKeys = map[string]string{
+	"ALICE_KEY": "iFmWBS2pHmAJZPsZ0NfO6ipv6fuZBYMHDQ3D2Vq1QUY=", "BOB_KEY": "IAfCFnUNpSzEXj+QdGCv4Md2REm6K4eGOCJNrpWqn3A=",
+}
+
+// TestScript runs the command line as users do, each script of testdata in a world of its own: rootless, and with traffic on loopback alone.
+func TestScript(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata",
+		RequireExplicitExec: true,
+		RequireUniqueNames:  true,
+		Setup:               setUpScript,
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"code": scriptCode, "eventually": scriptEventually, "expand": scriptExpand, "ports": scriptPorts, "refused": scriptRefused,
+		},
+	})
+}
+
+func setUpScript(e *testscript.Env) error {
+	// The paths of sockets are short, shorter than that of the script's directory may be.
+	dir, err := os.MkdirTemp("", "wice")
+	if err != nil {
+		return err
+	}
+	e.Defer(func() {
+		stopDaemons(e, dir)
+		os.RemoveAll(dir)
+	})
+	e.Setenv("RUN", dir)
+	e.Setenv(control.EnvRuntimeDir, dir)
+	for _, v := range []string{"XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_RUNTIME_DIR"} {
+		e.Setenv(v, filepath.Join(e.WorkDir, strings.ToLower(v)))
+	}
+	for name, text := range scriptKeys {
+		a := &testApp{}
+		a.stdin, a.stdout, a.stderr = strings.NewReader(text), &a.out, &a.errs
+		if code := a.run([]string{"pubkey"}); code != exitOK {
+			return errors.New(a.errs.String())
+		}
+		e.Setenv(name, text)
+		e.Setenv(strings.TrimSuffix(name, "_KEY")+"_PUB", strings.TrimSpace(a.out.String()))
+	}
+	return nil
+}
+
+// stopDaemons ends what a script that failed has left running in the background.
+func stopDaemons(e *testscript.Env, dir string) {
+	sockets, _ := control.SystemPaths().WithRuntimeDir(dir).ControlSockets()
+	for _, s := range sockets {
+		cmd := exec.Command("wice-go", "down", s.Interface)
+		cmd.Env = e.Vars
+		if out, err := cmd.CombinedOutput(); err != nil && !strings.Contains(string(out), control.ErrNotRunning.Error()) {
+			e.T().Log("stop", s.Interface, err, string(out))
+		}
+	}
+}
+
+// scriptCode is "code N PROGRAM ARG...": the program ends with that exit code.
+func scriptCode(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: code N PROGRAM ARG...")
+	}
+	err := ts.Exec(args[1], args[2:]...)
+	got := 0
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		got = exit.ExitCode()
+	} else {
+		ts.Check(err)
+	}
+	if strconv.Itoa(got) != args[0] {
+		ts.Fatalf("got exit code %d, want %s", got, args[0])
+	}
+}
+
+// scriptEventually is "eventually REGEXP PROGRAM ARG...": sooner or later the program prints that.
+func scriptEventually(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: eventually REGEXP PROGRAM ARG...")
+	}
+	want, err := regexp.Compile(`(?m)` + args[0])
+	ts.Check(err)
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(scriptPatience); ; <-tick.C {
+		ts.Exec(args[1], args[2:]...)
+		got := ts.ReadFile("stdout") + ts.ReadFile("stderr")
+		if want.MatchString(got) {
+			return
+		}
+		if time.Now().After(deadline) {
+			ts.Fatalf("never printed: %s", args[0])
+		}
+	}
+}
+
+// scriptExpand is "expand FILE...": the environment's variables are put in, and the files are made private.
+func scriptExpand(ts *testscript.TestScript, neg bool, args []string) {
+	for _, name := range args {
+		text := os.Expand(ts.ReadFile(name), func(v string) string {
+			if value := ts.Getenv(v); value != "" {
+				return value
+			}
+			return "$" + v // the shell's
+		})
+		ts.Check(os.WriteFile(ts.MkAbs(name), []byte(text), 0o600))
+		ts.Check(os.Chmod(ts.MkAbs(name), 0o600))
+	}
+}
+
+// scriptPorts is "ports VAR...": each variable gets a port of loopback that nobody uses.
+func scriptPorts(ts *testscript.TestScript, neg bool, args []string) {
+	for _, v := range args {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		ts.Check(err)
+		defer l.Close()
+		ts.Setenv(v, fmt.Sprint(l.Addr().(*net.TCPAddr).Port))
+	}
+}
+
+// scriptRefused is "refused PORT": nobody listens on that port of loopback.
+func scriptRefused(ts *testscript.TestScript, neg bool, args []string) {
+	c, err := net.Dial("tcp", "127.0.0.1:"+args[0])
+	if err == nil {
+		c.Close()
+	}
+	if (err != nil) == neg {
+		ts.Fatalf("dial port %s: %v", args[0], err)
+	}
+}
