@@ -139,10 +139,12 @@ func (b *Bind) Shutdown() error {
 func (b *Bind) SetMark(mark uint32) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.mark.Store(mark)
 	if s := b.socks.Load(); s != nil {
-		return s.setMark(mark)
+		if err := s.setMark(mark); err != nil {
+			return err // without the right to mark, the next Open would fail too
+		}
 	}
+	b.mark.Store(mark)
 	return nil
 }
 
@@ -187,6 +189,10 @@ func (b *Bind) sendPath(bufs [][]byte, p *Path) error {
 }
 
 func (b *Bind) sendUDP(bufs [][]byte, e *Endpoint) error {
+	if e.dst.Port() == 0 {
+		b.stats.noPath.Add(uint64(len(bufs)))
+		return nil // noEndpoint, come back from "wg showconf"
+	}
 	s := b.socks.Load()
 	if s == nil {
 		return net.ErrClosed

@@ -159,6 +159,13 @@ func TestSendEdges(t *testing.T) {
 	if err := b.Send([][]byte{{}, {}}, ep); err != nil {
 		t.Errorf("empty packets: %v", err)
 	}
+	none, err := b.ParseEndpoint(noEndpoint)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Send([][]byte{transport(32, 0)}, none); err != nil || b.Stats().NoPath != 1 {
+		t.Errorf("no endpoint: got %v, %+v", err, b.Stats())
+	}
 	if err := b.Send(nil, &conn.StdNetEndpoint{}); err != conn.ErrWrongEndpointType {
 		t.Errorf("foreign endpoint: got %v, want ErrWrongEndpointType", err)
 	}

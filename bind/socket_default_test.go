@@ -2,4 +2,7 @@
 
 package bind
 
+// knowsLocal says that the system tells at which address a packet arrived.
+const knowsLocal = false
+
 func disableGSO(*socket) {}

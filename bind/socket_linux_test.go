@@ -14,6 +14,9 @@ import (
 	"golang.zx2c4.com/wireguard/conn"
 )
 
+// knowsLocal says that the system tells at which address a packet arrived.
+const knowsLocal = true
+
 func disableGSO(s *socket) { s.gso.Store(false) }
 
 // TestStickySourceOfJoinedPackets: wireguard-go's own bind loses the control message when it cuts joined packets, so that it never
@@ -129,6 +132,78 @@ func TestBadSource(t *testing.T) {
 			t.Errorf("%s: sent from elsewhere", c.src)
 		}
 	}
+}
+
+// TestRepairs has the kernel refuse what it can't be made to refuse here.
+func TestRepairs(t *testing.T) {
+	a, b := openBind(t, Options{}), openBind(t, Options{})
+	s := a.socks.Load().v4
+	s.gso.Store(true)
+	ep := endpointTo(t, a, b.addr4()).(*Endpoint)
+	bufs := [][]byte{transport(64, 0), transport(64, 1), transport(64, 2)}
+	try := func(refuse func(c *sender) unix.Errno) (int, error) {
+		c := &sender{ep: ep}
+		c.call = func(fd uintptr) {
+			if c.errno = refuse(c); c.errno == 0 {
+				c.sendmmsg(fd)
+			} else {
+				c.sent = 0
+			}
+		}
+		return c.batch(s, bufs)
+	}
+	arrive := func() {
+		t.Helper()
+		for i := range bufs {
+			if got := b.next(t); number(got.data) != uint32(i) {
+				t.Errorf("got packet %d, want %d", number(got.data), i)
+			}
+		}
+	}
+	joined := func(errno unix.Errno) func(c *sender) unix.Errno {
+		return func(c *sender) unix.Errno {
+			if c.segmented() {
+				return errno
+			}
+			return 0
+		}
+	}
+	for _, errno := range []unix.Errno{unix.EMSGSIZE, unix.EINVAL, unix.EIO} {
+		if !s.gso.Load() {
+			t.Fatalf("joining is off before %v", errno)
+		}
+		if _, err := try(joined(errno)); err != nil {
+			t.Errorf("%v: %v", errno, err)
+		}
+		arrive()
+	}
+	if s.gso.Load() {
+		t.Error("the card can't join packets, and they are joined")
+	}
+	if dropped, err := try(func(*sender) unix.Errno { return unix.EAGAIN }); err != nil || dropped != len(bufs) {
+		t.Errorf("full buffer: got %d dropped, %v", dropped, err)
+	}
+	if _, err := try(func(*sender) unix.Errno { return unix.EPERM }); err != unix.EPERM {
+		t.Errorf("got %v, want EPERM", err)
+	}
+}
+
+func TestOffloadSwitch(t *testing.T) {
+	t.Setenv("WICE_UDP_OFFLOAD", "off")
+	a, b := openBind(t, Options{}), openBind(t, Options{})
+	if a.socks.Load().v4.gso.Load() {
+		t.Error("joining is on")
+	}
+	b.socks.Load().v4.raw.Control(func(fd uintptr) {
+		if on, err := unix.GetsockoptInt(int(fd), unix.IPPROTO_UDP, unix.UDP_GRO); err == nil && on != 0 {
+			t.Error("UDP_GRO is on")
+		}
+	})
+	if err := a.Send([][]byte{transport(64, 0), transport(64, 1)}, endpointTo(t, a, b.addr4())); err != nil {
+		t.Fatal(err)
+	}
+	b.next(t)
+	b.next(t)
 }
 
 // TestFullBuffer checks that Send gives up when the socket's buffer stays full. The kernel gives the socket its space back when the

@@ -171,6 +171,9 @@ func (m *Mux) ask(ctx context.Context, dst netip.AddrPort) (addr netip.AddrPort,
 		m.tx.put(id, transaction{query: q, dst: dst, expires: now.Add(transactionLifetime)}, now)
 		m.mu.Unlock()
 		sendErr = m.bind.sendUDP([][]byte{req.Raw}, e)
+		if sendErr != nil && n == 0 {
+			return addr, base, sendErr // no route or no such family: repeating it would keep the agent from gathering the rest
+		}
 		rto.Reset(firstRTO << n)
 		n++
 	}
@@ -253,11 +256,16 @@ func serverOf(url string) (netip.AddrPort, bool) {
 func (m *Mux) NATHints() (symmetric, known bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	now := time.Now()
+	var newest time.Time
+	for _, p := range m.mappings {
+		if p.finished() && p.err == nil && p.at.After(newest) {
+			newest = p.at
+		}
+	}
 	seen := make(map[netip.Addr]netip.AddrPort) // by base
 	for _, p := range m.mappings {
-		// Older answers may be from before a rebinding of the NAT, which would look the same.
-		if !p.finished() || p.err != nil || now.Sub(p.at) > 2*mappingTTL {
+		// Answers of another time may be from before a rebinding of the NAT, which would look the same.
+		if !p.finished() || p.err != nil || newest.Sub(p.at) > 2*mappingTTL {
 			continue
 		}
 		first, ok := seen[p.base]

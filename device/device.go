@@ -20,6 +20,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"net/url"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -29,6 +30,7 @@ import (
 
 	"github.com/wice-go/wice-go/bind"
 	"github.com/wice-go/wice-go/device/config"
+	"github.com/wice-go/wice-go/proto"
 	"github.com/wice-go/wice-go/proto/key"
 	"github.com/wice-go/wice-go/signal"
 )
@@ -73,6 +75,9 @@ type Device struct {
 	net    *underlay
 	meta   map[key.Public]config.Peer // what the file says of each peer
 
+	networkTypes []proto.NetworkType
+	tcp          tcpMux
+
 	tasks   sync.WaitGroup
 	overlay atomic.Pointer[map[netip.Addr]bool] // own addresses inside the tunnel
 
@@ -105,6 +110,7 @@ func New(opts Options) (*Device, error) {
 		ExcludeInterface: func(name string) bool { return name == opts.Name },
 		IncludeLoopback:  opts.IncludeLoopback,
 	})
+	d.networkTypes = networkTypes(opts.Config)
 	d.net = newUnderlay(d.bind.ControlSocket)
 	d.wg = wgdevice.NewDevice(opts.Tun, d.bind, wireguardLogger(d.log))
 	if err := d.ipcSet(opts.Config.UAPI()); err != nil {
@@ -126,6 +132,11 @@ func (d *Device) Up(fwmark uint32) error {
 	if fwmark != 0 {
 		if err := d.wg.BindSetMark(fwmark); err != nil {
 			return err
+		}
+	}
+	if slices.ContainsFunc(d.networkTypes, proto.NetworkType.IsTCP) && len(d.opts.Backends) > 0 {
+		if state, err := d.readState(); err == nil {
+			d.tcp.open(d.ctx, state.listenPort, d.bind.ControlSocket, d.log)
 		}
 	}
 	d.uapiMu.Lock()
@@ -171,6 +182,7 @@ func (d *Device) Close() {
 		d.stopSignaling()
 		d.wg.Close()
 		d.bind.Mux().Close()
+		d.tcp.Close()
 		d.tasks.Wait()
 	})
 }

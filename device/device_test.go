@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -18,6 +19,7 @@ import (
 
 	"github.com/wice-go/wice-go/device/config"
 	"github.com/wice-go/wice-go/device/control"
+	"github.com/wice-go/wice-go/proto"
 	"github.com/wice-go/wice-go/proto/key"
 	"github.com/wice-go/wice-go/signal"
 	"github.com/wice-go/wice-go/signal/inproc"
@@ -325,5 +327,40 @@ func TestUAPISocket(t *testing.T) {
 		}
 	case <-time.After(patience):
 		t.Error("the removal of the socket was not noticed")
+	}
+}
+
+// TestTCP connects two ends that may use nothing but ICE-TCP (RFC 6544).
+func TestTCP(t *testing.T) {
+	var bus inproc.Bus
+	ka, kb := key.NewPrivate(), key.NewPrivate()
+	a := newEnd(t, &bus, ka, "10.7.0.1", "#!wice NetworkTypes = tcp4\n"+peerSection(kb, "10.7.0.2", ""))
+	b := newEnd(t, &bus, kb, "10.7.0.2", "#!wice NetworkTypes = tcp4\n"+peerSection(ka, "10.7.0.1", ""))
+	a.Up(0)
+	b.Up(0)
+	a.ping(t, b.address)
+	s := a.until(t, "connected", connected)
+	if p := s.Peers[0].Path; p == nil || p.Protocol != "tcp" || p.Kind != control.PathDirect {
+		t.Errorf("got %+v", p)
+	}
+}
+
+func TestFullTunnelLeavesTCPOut(t *testing.T) {
+	for _, c := range []struct {
+		more string
+		want bool
+	}{
+		{"", false},
+		{"FwMark = 7\n", true},
+		{"[Peer]\nPublicKey = " + key.NewPrivate().Public().String() + "\nAllowedIPs = ::/0\n", true},
+		{"Table = off\n[Peer]\nPublicKey = " + key.NewPrivate().Public().String() + "\nAllowedIPs = ::/0\n", false},
+	} {
+		cfg, err := config.Parse("test.conf", strings.NewReader("[Interface]\nPrivateKey = "+key.NewPrivate().Base64()+"\n"+c.more))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := !slices.ContainsFunc(networkTypes(cfg), proto.NetworkType.IsTCP); got != c.want {
+			t.Errorf("%q: got %v, want %v", c.more, got, c.want)
+		}
 	}
 }

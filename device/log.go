@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 
+	"github.com/pion/logging"
 	wgdevice "golang.zx2c4.com/wireguard/device"
 )
 
@@ -20,3 +21,19 @@ func wireguardLogger(log *slog.Logger) *wgdevice.Logger {
 	}
 	return &wgdevice.Logger{Verbosef: to(slog.LevelDebug), Errorf: to(slog.LevelError)}
 }
+
+// quiet is a pion logger that says nothing, for parts whose failures show elsewhere.
+type quiet struct{}
+
+var _ logging.LeveledLogger = quiet{}
+
+func (quiet) Trace(string)          {}
+func (quiet) Tracef(string, ...any) {}
+func (quiet) Debug(string)          {}
+func (quiet) Debugf(string, ...any) {}
+func (quiet) Info(string)           {}
+func (quiet) Infof(string, ...any)  {}
+func (quiet) Warn(string)           {}
+func (quiet) Warnf(string, ...any)  {}
+func (quiet) Error(string)          {}
+func (quiet) Errorf(string, ...any) {}

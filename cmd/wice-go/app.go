@@ -69,11 +69,14 @@ func (a *app) warn(format string, args ...any) {
 const envPrefix = "WICE_"
 
 // flagsFromEnv sets the flags that the command line leaves out from their environment variables. A variable of a flag that can be
-// repeated has one value a line.
+// repeated has one value a line. A daemon in the background was told all flags by the command that started it, which has done this.
 func (a *app) flagsFromEnv(flags *pflag.FlagSet) error {
+	if flags.Changed(readyFlag) {
+		return nil
+	}
 	var errs []error
 	flags.VisitAll(func(f *pflag.Flag) {
-		if f.Changed || f.Name == "help" {
+		if f.Changed || f.Hidden || f.Name == "help" {
 			return
 		}
 		name := envPrefix + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
@@ -110,8 +113,12 @@ func usageArgs(check cobra.PositionalArgs) cobra.PositionalArgs {
 	}
 }
 
-// logLevel reads LOG_LEVEL as wireguard-go does, with the levels between added.
-func logLevel(s string) (slog.Level, error) {
+// logLevel reads the flag --log-level or else LOG_LEVEL as wireguard-go does, with the levels between added.
+func (a *app) logLevel(flag string) (slog.Level, error) {
+	s := flag
+	if s == "" {
+		s = a.getenv("LOG_LEVEL")
+	}
 	switch strings.ToLower(s) {
 	case "verbose", "debug":
 		return slog.LevelDebug, nil
@@ -124,5 +131,5 @@ func logLevel(s string) (slog.Level, error) {
 	case "silent":
 		return slog.LevelError + 100, nil
 	}
-	return 0, fmt.Errorf("log level %q: want debug, info, warn, error or silent", s)
+	return 0, usageError(fmt.Errorf("log level %q: want debug, info, warn, error or silent", s))
 }

@@ -35,22 +35,19 @@ func (a *app) runForeground(ctx context.Context, name string, cfg *config.Config
 	if err != nil {
 		return err
 	}
-	level := f.logLevel
-	if level == "" {
-		level = a.getenv("LOG_LEVEL")
-	}
-	min, err := logLevel(level)
+	level, err := a.logLevel(f.logLevel)
 	if err != nil {
-		return usageError(err)
+		return ready.fail(err)
 	}
-	log, closeLog, err := a.openLog(name, min, f.readyFD != 0)
+	background := f.readyFD != 0
+	log, closeLog, err := a.openLog(name, level, background)
 	if err != nil {
 		return ready.fail(err)
 	}
 	defer closeLog()
 	r := &running{app: a, name: name, cfg: cfg, flags: f, log: log, ready: ready}
 	err = r.run(ctx)
-	if err != nil {
+	if err != nil && background { // else it is printed at the end
 		log.Error("stopped", "err", err)
 	}
 	return ready.fail(err)
@@ -71,12 +68,16 @@ type running struct {
 	stack *netstack.Stack // nil with a kernel TUN
 	stop  chan struct{}   // closed when a client asks for the end
 	once  sync.Once
+
+	outputs  sync.WaitGroup // readers of the commands' output
+	leftover []io.Closer    // the outputs that outlive their commands
 }
 
 func (r *running) later(f func() error) { r.undo = append(r.undo, f) }
 
 func (r *running) run(ctx context.Context) (err error) {
 	r.stop = make(chan struct{})
+	defer r.endHooks()
 	defer func() {
 		for i := len(r.undo) - 1; i >= 0; i-- {
 			if e := r.undo[i](); e != nil {

@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -158,7 +159,8 @@ AllowedIPs = %s/32
 	if err != nil {
 		return err
 	}
-	p.env = append(os.Environ(), control.EnvRuntimeDir+"="+dir)
+	own := slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, envPrefix) })
+	p.env = append(own, control.EnvRuntimeDir+"="+dir)
 	p.paths = a.paths.WithRuntimeDir(dir)
 	p.log = filepath.Join(dir, "log")
 	p.cmd = exec.Command(exe, "up", filepath.Join(dir, p.name+".conf"), "--foreground", "--loopback", "--log-level=info")

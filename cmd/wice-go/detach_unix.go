@@ -10,6 +10,13 @@ import (
 // readyPipe is the descriptor that the daemon finds the pipe at: the first after the three standard ones.
 const readyPipe = 3
 
+// openPipe returns the file of an inherited descriptor. The daemon's own children do not inherit it: one in the background would keep the
+// command that started the daemon waiting for its end.
+func openPipe(fd int) *os.File {
+	syscall.CloseOnExec(fd)
+	return os.NewFile(uintptr(fd), "ready")
+}
+
 // detach starts a program in a session of its own, without a terminal, with the pipe as descriptor readyPipe.
 func detach(exe string, args []string, pipe *os.File) (*os.Process, error) {
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)

@@ -13,6 +13,8 @@ import (
 )
 
 func main() {
+	// quic-go prints a warning on stderr where the system allows only small socket buffers. Signaling sends a few kilobytes.
+	os.Setenv("QUIC_GO_DISABLE_RECEIVE_BUFFER_WARNING", "true")
 	a := &app{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, getenv: os.Getenv, paths: control.SystemPaths()}
 	os.Exit(a.run(os.Args[1:]))
 }
@@ -34,7 +36,11 @@ func (a *app) rootCommand() *cobra.Command {
 		Use:   "wice-go",
 		Short: "WireGuard that finds its way: a tunnel behind any NAT, without root",
 		Long: `wice-go is a userspace WireGuard with ICE built in. Two machines that know each other's public key get a tunnel,
-wherever they are: behind any NAT, without root, without a kernel module.`,
+wherever they are: behind any NAT, without root, without a kernel module.
+
+Every flag has an environment variable, as WICE_ICE_SERVER for --ice-server; one of a flag that can be repeated has a value a line. Flags
+win over the environment, which wins over the file. Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no daemon for that interface, 4 a wait
+or a check that did not come true.`,
 		Example: `  wice-go up wg0          # reads /etc/wireguard/wg0.conf
   wice-go status wg0
   wice-go down wg0

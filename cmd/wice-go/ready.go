@@ -36,7 +36,7 @@ type readiness struct {
 func openReadiness(fd int) (*readiness, error) {
 	r := &readiness{fd: fd}
 	if fd != 0 {
-		if r.pipe = os.NewFile(uintptr(fd), "ready"); r.pipe == nil {
+		if r.pipe = openPipe(fd); r.pipe == nil {
 			return nil, fmt.Errorf("--%s %d is not open", readyFlag, fd)
 		}
 	}

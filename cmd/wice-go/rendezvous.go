@@ -47,12 +47,9 @@ addresses: clients paste it into [Interface], and need nothing else.`,
 				}
 				o.Allow = append(o.Allow, pk)
 			}
-			if level == "" {
-				level = a.getenv("LOG_LEVEL")
-			}
-			min, err := logLevel(level)
+			min, err := a.logLevel(level)
 			if err != nil {
-				return usageError(err)
+				return err
 			}
 			if o.StateDir == "" {
 				o.StateDir = a.paths.RendezvousStateDir()

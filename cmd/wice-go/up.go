@@ -83,6 +83,9 @@ func (a *app) up(ctx context.Context, arg string, f upFlags) error {
 	if f.foreground {
 		return a.runForeground(ctx, name, cfg, f)
 	}
+	if _, err := a.logLevel(f.logLevel); err != nil {
+		return err
+	}
 	name, err = a.startDaemon(arg, name, f)
 	if err != nil || f.wait == 0 {
 		return err

@@ -84,8 +84,3 @@ func (f *finder) find(ctx context.Context, id peer.ID) []ma.Multiaddr {
 	}
 	return found
 }
-
-func (f *finder) close() {
-	f.dht.Close()
-	f.wg.Wait()
-}

@@ -11,8 +11,8 @@
 // Nobody else is spoken to: the connection gater admits configured peers, dials bootstraps, and dials servers that a DHT query
 // names. A bootstrap may also hand out STUN and TURN servers.
 //
-// All sockets are made with the interface's Control, except those of multicast DNS on systems where a group is joined on an
-// interface: they never leave the link.
+// All sockets are made with the interface's Control. Only names in bootstrap addresses (/dns4/...) are looked up by the system's resolver,
+// over its own sockets.
 package libp2p
 
 import (
@@ -249,10 +249,13 @@ func (b *Backend) Close() error {
 	b.mu.Unlock()
 	b.cancel()
 	if b.dht != nil {
-		b.dht.close()
+		b.dht.dht.Close()
 	}
 	err := b.host.Close()
 	b.wg.Wait()
+	if b.dht != nil {
+		b.dht.wg.Wait() // not before: whoever is in Publish may start one more query
+	}
 	return err
 }
 

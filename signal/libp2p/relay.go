@@ -29,8 +29,9 @@ import (
 )
 
 const (
-	// connectTimeout bounds connecting to a bootstrap and reserving there.
+	// connectTimeout and reserveTimeout bound connecting to a bootstrap and reserving there.
 	connectTimeout = 10 * time.Second
+	reserveTimeout = 5 * time.Second
 
 	// A bootstrap that went away is tried again after firstRetry, growing by a quarter each time: so the wait is never much more
 	// than a quarter of the outage, and a server that was restarted is back in use within a second or two.
@@ -134,7 +135,11 @@ func (r *relay) connect(ctx context.Context) (renew time.Duration, err error) {
 	return r.reserve(ctx)
 }
 
+// reserve closes the connection when the answer takes too long: libp2p itself would wait for a minute.
 func (r *relay) reserve(ctx context.Context) (renew time.Duration, err error) {
+	ctx, cancel := context.WithTimeout(ctx, reserveTimeout)
+	defer cancel()
+	defer context.AfterFunc(ctx, func() { r.b.host.Network().ClosePeer(r.info.ID) })()
 	res, err := circuit.Reserve(ctx, r.b.host, peer.AddrInfo{ID: r.info.ID})
 	if err != nil {
 		var refused circuit.ReservationError

@@ -24,8 +24,12 @@ type quota struct {
 	mu    sync.Mutex
 	keys  map[key.Public]*usage
 	users map[allocation]string // the username of each allocation
+	held  map[holder]int        // how many of them a client has
 	count int
 }
+
+// holder is a username and the client's address.
+type holder struct{ username, src string }
 
 type usage struct {
 	live    int
@@ -39,7 +43,7 @@ type allocation struct{ src, dst string }
 func newQuota(l Limits) *quota {
 	return &quota{
 		total: l.Allocations, perKey: l.AllocationsPerKey, bytesPerSecond: l.BytesPerSecond,
-		keys: map[key.Public]*usage{}, users: map[allocation]string{},
+		keys: map[key.Public]*usage{}, users: map[allocation]string{}, held: map[holder]int{},
 	}
 }
 
@@ -76,6 +80,7 @@ func (q *quota) add(k key.Public, username string, src, dst net.Addr) *rate.Limi
 	u.live++
 	q.count++
 	q.users[allocation{src.String(), dst.String()}] = username
+	q.held[holder{username, src.String()}]++
 	return u.limiter
 }
 
@@ -84,24 +89,25 @@ func (q *quota) remove(k key.Public, src, dst net.Addr) {
 	defer q.mu.Unlock()
 	a := allocation{src.String(), dst.String()}
 	u := q.keys[k]
-	if _, ok := q.users[a]; !ok || u == nil {
+	username, ok := q.users[a]
+	if !ok || u == nil {
 		return
 	}
 	delete(q.users, a)
+	h := holder{username, a.src}
+	if q.held[h]--; q.held[h] == 0 {
+		delete(q.held, h)
+	}
 	q.count--
 	if u.live--; u.live == 0 && len(u.pending) == 0 {
 		delete(q.keys, k)
 	}
 }
 
-// holds reports whether the client at that address has an allocation made with that username.
+// holds reports whether the client at that address has an allocation made with that username. It is asked before anything is proved,
+// so it must be cheap.
 func (q *quota) holds(username string, src net.Addr) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for a, u := range q.users {
-		if u == username && a.src == src.String() {
-			return true
-		}
-	}
-	return false
+	return q.held[holder{username, src.String()}] > 0
 }

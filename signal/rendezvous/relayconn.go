@@ -1,8 +1,10 @@
 package rendezvous
 
 import (
+	"errors"
 	"net"
 	"net/netip"
+	"os"
 	"sync/atomic"
 	"time"
 
@@ -60,7 +62,7 @@ func (c *relayConn) WriteTo(b []byte, to net.Addr) (int, error) {
 // ReadFrom returns the next packet within the limit.
 func (c *relayConn) ReadFrom(b []byte) (int, net.Addr, error) {
 	for {
-		n, from, err := c.UDPConn.ReadFrom(b)
+		n, from, err := readSteadily(c.UDPConn, b)
 		if err != nil || c.within(n) {
 			return n, from, err
 		}
@@ -79,3 +81,24 @@ func (c *relayConn) Close() error {
 	c.t.mu.Unlock()
 	return c.UDPConn.Close()
 }
+
+// maxReadErrors is how many errors in a row end a socket.
+const maxReadErrors = 64
+
+// readSteadily reads past errors that are about a packet which was sent before, such as "port unreachable" on Windows: pion's loops end
+// at the first one.
+func readSteadily(c net.PacketConn, b []byte) (n int, from net.Addr, err error) {
+	for range maxReadErrors {
+		n, from, err = c.ReadFrom(b)
+		if err == nil || errors.Is(err, net.ErrClosed) || errors.Is(err, os.ErrDeadlineExceeded) {
+			break
+		}
+	}
+	return n, from, err
+}
+
+// steadyConn is a listening socket.
+type steadyConn struct{ net.PacketConn }
+
+// ReadFrom implements [net.PacketConn].
+func (c steadyConn) ReadFrom(b []byte) (int, net.Addr, error) { return readSteadily(c.PacketConn, b) }

@@ -148,7 +148,7 @@ func (t *turnServer) listenSecond(config *turn.ServerConfig, endpoints []endpoin
 
 func (t *turnServer) add(config *turn.ServerConfig, c net.PacketConn, g turn.RelayAddressGenerator) {
 	config.PacketConnConfigs = append(config.PacketConnConfigs, turn.PacketConnConfig{
-		PacketConn: c, RelayAddressGenerator: g, PermissionHandler: t.permit,
+		PacketConn: steadyConn{c}, RelayAddressGenerator: g, PermissionHandler: t.permit,
 	})
 }
 

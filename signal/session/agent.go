@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/pion/ice/v2"
+	"github.com/pion/stun"
 	"github.com/pion/transport/v2/stdnet"
 
 	"github.com/wice-go/wice-go/proto"
@@ -23,6 +24,7 @@ const (
 	reflexiveWait       = 200 * time.Millisecond  // a host pair is mostly validated by then, and is better
 	relayWait           = 1300 * time.Millisecond // server-reflexive pairs need a STUN round trip and two rounds of checks
 	relayOnlyWait       = 300 * time.Millisecond  // a relay over UDP is better than one over TCP
+	tcpRelayDelay       = 250 * time.Millisecond  // pion ranks relays equally however they are reached: the first one wins
 )
 
 // maxBindingRequests is without meaning high: pion gives up pairs for good after so many checks, while the NAT that
@@ -61,6 +63,7 @@ type agent struct {
 	closing    sync.Once
 	remoteMax  int
 	pacer      *pacer
+	gate       *relayGate
 
 	// Owned by the session's goroutine.
 	locals, remotes []proto.Candidate
@@ -75,7 +78,7 @@ type agent struct {
 // startAgent makes an agent and has it gather and check.
 func (s *Session) startAgent(a StartAgent) {
 	ctx, cancel := context.WithCancel(s.ctx)
-	ag := &agent{generation: a.Generation, session: s, ctx: ctx, cancel: cancel, pacer: newPacer()}
+	ag := &agent{generation: a.Generation, session: s, ctx: ctx, cancel: cancel, pacer: newPacer(), gate: newRelayGate(time.Now())}
 	s.agents[a.Generation] = ag
 	s.servers = slices.Clone(s.opts.ICEServers())
 	config, err := s.agentConfig(ag, a)
@@ -120,7 +123,7 @@ func (s *Session) agentConfig(ag *agent, a StartAgent) (*ice.AgentConfig, error)
 			return nil, err
 		}
 	}
-	mux := &agentMux{UniversalUDPMux: s.opts.Mux, ctx: ag.ctx, allowed: s.localAllowed, pacer: ag.pacer, work: &s.work}
+	mux := &agentMux{UniversalUDPMux: s.opts.Mux, ctx: ag.ctx, allowed: s.localAllowed, pacer: ag.pacer, gate: ag.gate, work: &s.work}
 	urls := stunURIs(s.servers, s.opts.CandidateTypes, s.log)
 	locals := len(mux.GetListenAddresses()) + len(urls)
 	ag.remoteMax = min(max(maxPairs/max(locals, 1), 4), maxRemoteCandidates)
@@ -133,6 +136,10 @@ func (s *Session) agentConfig(ag *agent, a StartAgent) (*ice.AgentConfig, error)
 	var networks []ice.NetworkType
 	for _, t := range s.opts.NetworkTypes {
 		networks = append(networks, pionNetwork(t))
+	}
+	var tcpDelay time.Duration
+	if slices.ContainsFunc(urls, func(u *stun.URI) bool { return u.Scheme == stun.SchemeTypeTURN && u.Proto == stun.ProtoTypeUDP }) {
+		tcpDelay = tcpRelayDelay
 	}
 	wait := relayWait
 	if !s.ownDirect() {
@@ -155,7 +162,7 @@ func (s *Session) agentConfig(ag *agent, a StartAgent) (*ice.AgentConfig, error)
 		CandidateTypes:         types,
 		NetworkTypes:           networks,
 		LoggerFactory:          loggerFactory{s.log},
-		Net:                    &agentNet{Net: inner, ctx: ag.ctx},
+		Net:                    &agentNet{Net: inner, ctx: ag.ctx, tcpDelay: tcpDelay},
 		IPFilter:               func(ip net.IP) bool { addr, ok := netip.AddrFromSlice(ip); return ok && s.usable(addr.Unmap()) },
 		IncludeLoopback:        s.opts.IncludeLoopback,
 		UDPMux:                 mux,
@@ -219,6 +226,9 @@ func (ag *agent) addRemote(cands []proto.Candidate) {
 			continue
 		}
 		ag.remotes = append(ag.remotes, c)
+		if c.Type == proto.Relay {
+			ag.gate.announce(c.Address)
+		}
 		if err := ag.ice.AddRemoteCandidate(p); err != nil {
 			ag.session.log.Debug("remote candidate not added", "address", c.Address, "error", err)
 		}

@@ -85,6 +85,14 @@ func relatedAddr(c ice.Candidate) netip.AddrPort {
 	return netip.AddrPort{}
 }
 
+// relayProtocol returns how a local relay candidate's server is reached; empty for other candidates.
+func relayProtocol(c ice.Candidate) string {
+	if rc, ok := c.(*ice.CandidateRelay); ok {
+		return rc.RelayProtocol()
+	}
+	return ""
+}
+
 // sameCandidate reports whether an agent would treat both as one.
 func sameCandidate(a, b proto.Candidate) bool {
 	return a.Type == b.Type && a.Network == b.Network && a.Address == b.Address && a.TCPType == b.TCPType
@@ -95,6 +103,9 @@ func (s *Session) fromPion(c ice.Candidate) (p proto.Candidate, ok bool) {
 	p = proto.Candidate{
 		Type: protoType(c.Type()), Network: protoNetwork(c.NetworkType()), Address: candidateAddr(c),
 		Priority: c.Priority(), Foundation: c.Foundation(), Component: c.Component(), TCPType: proto.TCPType(c.TCPType()),
+	}
+	if protocol := relayProtocol(c); protocol != "" && protocol != "udp" {
+		p.Priority -= 1 << 8 // one less of local preference, RFC 8445, section 5.1.2.1: the peer shall prefer our relay over UDP
 	}
 	if r := relatedAddr(c); r.IsValid() && !r.Addr().IsUnspecified() {
 		p.RelatedAddress = r

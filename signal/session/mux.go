@@ -21,6 +21,7 @@ type agentMux struct {
 	ctx     context.Context // ends with the agent
 	allowed func(netip.Addr) bool
 	pacer   *pacer
+	gate    *relayGate
 	work    *sync.WaitGroup // waited for by Session.Close
 }
 
@@ -67,7 +68,7 @@ func (m *agentMux) paced(c net.PacketConn, err error) (net.PacketConn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &pacedConn{c, m.pacer}, nil
+	return &pacedConn{c, m.pacer, m.gate}, nil
 }
 
 // pacer spreads the checks of an agent. pion checks all pairs in each round; of n pairs a pacer lets each through once in n times
@@ -122,10 +123,21 @@ func (p *pacer) allow(now time.Time, c pair) bool {
 	return true
 }
 
-// pacedConn holds back checks.
+// pacedConn holds back checks of both sides.
 type pacedConn struct {
 	net.PacketConn
 	pacer *pacer
+	gate  *relayGate
+}
+
+// ReadFrom waits for the next datagram that the gate lets through.
+func (c *pacedConn) ReadFrom(b []byte) (int, net.Addr, error) {
+	for {
+		n, addr, err := c.PacketConn.ReadFrom(b)
+		if err != nil || c.gate.admits(time.Now(), addr, b[:n]) {
+			return n, addr, err
+		}
+	}
 }
 
 // WriteTo drops a check that comes too early, as if the network had lost it: pion will repeat it.

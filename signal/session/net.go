@@ -18,7 +18,8 @@ const dialTimeout = 8 * time.Second
 // servers stay until pion closes them: it has to give back its allocation first.
 type agentNet struct {
 	transport.Net
-	ctx context.Context
+	ctx      context.Context
+	tcpDelay time.Duration // before each TCP handshake
 }
 
 // closeSilent closes c with the agent if nothing was heard by then.
@@ -99,6 +100,13 @@ func (n *agentNet) ListenPacket(network, address string) (net.PacketConn, error)
 
 // DialTCP connects to a TURN server.
 func (n *agentNet) DialTCP(network string, laddr, raddr *net.TCPAddr) (transport.TCPConn, error) {
+	timer := time.NewTimer(n.tcpDelay)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-n.ctx.Done():
+		return nil, context.Cause(n.ctx)
+	}
 	ctx, cancel := context.WithTimeout(n.ctx, dialTimeout)
 	defer cancel()
 	c, err := await(ctx, spawn, func() (transport.TCPConn, error) { return n.Net.DialTCP(network, laddr, raddr) }, discardConn[transport.TCPConn])

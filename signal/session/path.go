@@ -45,14 +45,16 @@ func (ag *agent) path() *Path {
 		Conn:       ag.conn,
 		Generation: ag.generation,
 	}
+	// The peer's checks may have come before its candidates. Then pion knows the address as peer-reflexive for ever.
+	if i := slices.IndexFunc(ag.remotes, func(c proto.Candidate) bool { return c.Address == p.Remote.Address }); p.Remote.Type == proto.PeerReflexive && i >= 0 {
+		p.Remote.Type = ag.remotes[i].Type
+	}
 	if l.Type() != ice.CandidateTypeHost {
 		if rel := relatedAddr(l); rel.IsValid() {
 			p.Base = rel
 		}
 	}
-	if rc, ok := l.(interface{ RelayProtocol() string }); ok && p.Local.Type == proto.Relay {
-		p.RelayProtocol = rc.RelayProtocol()
-	}
+	p.RelayProtocol = relayProtocol(l)
 	p.Relayed = p.Local.Type == proto.Relay || p.Remote.Type == proto.Relay
 	p.Direct = p.Local.Type != proto.Relay && !p.Network.IsTCP()
 	return p

@@ -70,7 +70,8 @@ func TestConverge(t *testing.T) {
 		if rapid.Bool().Draw(t, "backends tell") {
 			w.step(0, PeerAvailable{})
 			w.step(1, PeerAvailable{})
-			limit = 10 * time.Second
+			// Seconds, as a rule. Where ghosts of both sides crossed, an agent first has to give up.
+			limit = disconnectedTimeout + failedTimeout + 20*time.Second
 		}
 		began := w.now
 		if !w.run(w.now.Add(limit), w.converged) {

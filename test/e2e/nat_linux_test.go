@@ -175,19 +175,14 @@ func (w *world) secondUp(na, nb *node, times int) figures {
 	var f figures
 	for i := range times {
 		if i > 0 {
-			t0 := time.Now()
 			na.down()
-			t1 := time.Now()
 			nb.down()
-			w.t.Log("DOWN", t1.Sub(t0), time.Since(t1))
 		}
-		tu := time.Now()
 		na.up()
 		w.until(patience, na.name+" has signaling", func() (bool, string) {
 			s := na.status()
 			return len(s.Signaling) == 1 && s.Signaling[0].Connected, fmt.Sprintf("%+v", s.Signaling)
 		})
-		w.t.Log("SIG", time.Since(tu))
 		f = append(f, nb.upAndPing(na))
 	}
 	return f
