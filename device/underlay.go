@@ -6,7 +6,6 @@ import (
 	"hash/maphash"
 	"net"
 	"net/netip"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -26,7 +25,7 @@ const (
 )
 
 // underlay makes the sockets that pion opens beside the bind's own, those to TURN servers: with the interface's mark on them, so that
-// a full tunnel does not swallow its own packets, and closed to strangers.
+// a full tunnel does not swallow its own packets.
 type underlay struct {
 	stdnet.Net
 	control func(network, address string, c syscall.RawConn) error
@@ -58,7 +57,7 @@ func (u *underlay) ListenPacket(network, address string) (net.PacketConn, error)
 		udp.SetReadBuffer(turnSocketBuffer)
 		udp.SetWriteBuffer(turnSocketBuffer)
 	}
-	return &serverConn{PacketConn: c}, nil
+	return c, nil
 }
 
 // turnSocketBuffer is the size in bytes asked for a TURN socket's buffers: it carries the relayed traffic of a peer.
@@ -70,16 +69,29 @@ func (u *underlay) DialTCP(network string, laddr, raddr *net.TCPAddr) (transport
 	if laddr != nil {
 		d.LocalAddr = laddr
 	}
-	c, err := d.Dial(network, raddr.String())
-	if err != nil {
-		return nil, err
+	return dialAs[*net.TCPConn](d, network, raddr.String())
+}
+
+// DialUDP implements [transport.Net].
+func (u *underlay) DialUDP(network string, laddr, raddr *net.UDPAddr) (transport.UDPConn, error) {
+	d := net.Dialer{Control: u.control}
+	if laddr != nil {
+		d.LocalAddr = laddr
 	}
-	tcp, ok := c.(*net.TCPConn)
+	return dialAs[*net.UDPConn](d, network, raddr.String())
+}
+
+func dialAs[T net.Conn](d net.Dialer, network, address string) (conn T, err error) {
+	c, err := d.Dial(network, address)
+	if err != nil {
+		return conn, err
+	}
+	conn, ok := c.(T)
 	if !ok {
 		c.Close()
-		return nil, fmt.Errorf("dial %s: not a TCP connection but %T", raddr, c)
+		return conn, fmt.Errorf("dial %s: got %T, not %T", address, c, conn)
 	}
-	return tcp, nil
+	return conn, nil
 }
 
 // Dial implements [transport.Net].
@@ -87,38 +99,6 @@ func (u *underlay) Dial(network, address string) (net.Conn, error) {
 	d := net.Dialer{Control: u.control, Timeout: turnDialTimeout}
 	return d.Dial(network, address)
 }
-
-// serverConn reads from the server that was first written to, and from nobody else: pion's TURN client gives up its allocation at the
-// first datagram that it can't make sense of, whoever sent it.
-type serverConn struct {
-	net.PacketConn
-	server atomic.Pointer[netip.AddrPort]
-}
-
-func (c *serverConn) WriteTo(b []byte, addr net.Addr) (int, error) {
-	if c.server.Load() == nil {
-		if udp, ok := addr.(*net.UDPAddr); ok {
-			server := unmapped(udp.AddrPort())
-			c.server.CompareAndSwap(nil, &server)
-		}
-	}
-	return c.PacketConn.WriteTo(b, addr)
-}
-
-func (c *serverConn) ReadFrom(b []byte) (int, net.Addr, error) {
-	for {
-		n, addr, err := c.PacketConn.ReadFrom(b)
-		if err != nil {
-			return n, addr, err
-		}
-		server := c.server.Load()
-		if udp, ok := addr.(*net.UDPAddr); ok && server != nil && unmapped(udp.AddrPort()) == *server {
-			return n, addr, nil
-		}
-	}
-}
-
-func unmapped(a netip.AddrPort) netip.AddrPort { return netip.AddrPortFrom(a.Addr().Unmap(), a.Port()) }
 
 // refreshOverlay notes the addresses inside the tunnel, which are no candidates: those of the file, and those that the interface has by
 // now (wg-quick and administrators add them by themselves).

@@ -46,7 +46,7 @@ func (ag *agent) path() *Path {
 		Generation: ag.generation,
 	}
 	// The peer's checks may have come before its candidates. Then pion knows the address as peer-reflexive for ever.
-	if i := slices.IndexFunc(ag.remotes, func(c proto.Candidate) bool { return c.Address == p.Remote.Address }); p.Remote.Type == proto.PeerReflexive && i >= 0 {
+	if i := slices.IndexFunc(ag.remotes, func(c proto.Candidate) bool { return c.Address == p.Remote.Address && c.Network == p.Network }); p.Remote.Type == proto.PeerReflexive && i >= 0 {
 		p.Remote.Type = ag.remotes[i].Type
 	}
 	if l.Type() != ice.CandidateTypeHost {

@@ -64,8 +64,21 @@ func (n *node) signal(sig syscall.Signal) time.Duration {
 	if err := syscall.Kill(pids[0], sig); err != nil {
 		n.w.t.Fatal(err)
 	}
-	n.gone(patience)
+	n.w.until(patience, n.name+"'s daemon ends", func() (bool, string) {
+		return ended(pids[0]), fmt.Sprint(pids)
+	})
 	return time.Since(start)
+}
+
+// ended reports whether a process has closed all that it had. Its command line is gone before that, and its number stays until its
+// parent has asked for it.
+func ended(pid int) bool {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return true
+	}
+	_, rest, _ := strings.Cut(string(stat), ") ")
+	return strings.HasPrefix(rest, "Z") || strings.HasPrefix(rest, "X")
 }
 
 // gone waits until the node has no daemon.
