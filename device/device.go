@@ -181,7 +181,7 @@ func (d *Device) Close() {
 		d.mu.Unlock()
 		d.stopSignaling()
 		d.wg.Close()
-		d.bind.Mux().Close()
+		d.bind.Shutdown()
 		d.tcp.Close()
 		d.tasks.Wait()
 	})

@@ -3,6 +3,7 @@ package device
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -307,7 +308,7 @@ func TestUAPISocket(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := ListenUAPI(path); err == nil || !strings.Contains(err.Error(), "running already") {
+	if _, err := ListenUAPI(path); !errors.Is(err, control.ErrInUse) {
 		t.Errorf("second listener: got %v", err)
 	}
 	l.Close()

@@ -141,6 +141,7 @@ func (d *Device) watchNetwork() {
 		}
 		last = now
 		d.log.Info("network changed: negotiating again")
+		d.bind.ClearSources()
 		d.eachPeer(func(p *peer) {
 			if p.session.Status().State != session.Idle {
 				p.session.NetworkChanged()

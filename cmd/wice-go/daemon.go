@@ -113,7 +113,7 @@ func (r *running) setUp(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	r.later(uapi.Close)
+	r.later(func() error { return ignoreClosed(uapi.Close()) })
 
 	journal, err := r.openJournal(ctx)
 	if err != nil {

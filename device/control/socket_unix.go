@@ -24,29 +24,29 @@ const maxSocketPath = 103
 // is replaced. Errors wrap [ErrInUse] if a daemon does answer, and [ErrUntrusted] if others could replace the socket.
 func Listen(path string) (net.Listener, error) {
 	if len(path) > maxSocketPath {
-		return nil, fmt.Errorf("open control socket %s: the path is longer than the %d bytes that a socket's may have: set XDG_RUNTIME_DIR to a shorter one", path, maxSocketPath)
+		return nil, fmt.Errorf("open socket %s: the path is longer than the %d bytes that a socket's may have: set XDG_RUNTIME_DIR to a shorter one", path, maxSocketPath)
 	}
 	dir := filepath.Dir(path)
 	if err := makeDir(dir); err != nil {
-		return nil, fmt.Errorf("open control socket %s: %w", path, err)
+		return nil, fmt.Errorf("open socket %s: %w", path, err)
 	}
 	// Two daemons that start at once must not both take the same stale socket away: the directory is the lock.
 	unlock, err := lockDir(dir)
 	if err != nil {
-		return nil, fmt.Errorf("open control socket %s: %w", path, err)
+		return nil, fmt.Errorf("open socket %s: %w", path, err)
 	}
 	defer unlock()
 	if err := removeStale(path); err != nil {
-		return nil, fmt.Errorf("open control socket %s: %w", path, err)
+		return nil, fmt.Errorf("open socket %s: %w", path, err)
 	}
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
 	if err != nil {
-		return nil, fmt.Errorf("open control socket %s: %w", path, cause(err))
+		return nil, fmt.Errorf("open socket %s: %w", path, cause(err))
 	}
 	l.SetUnlinkOnClose(false)
 	if err := os.Chmod(path, 0o600); err != nil {
 		l.Close()
-		return nil, fmt.Errorf("open control socket: %w", err)
+		return nil, fmt.Errorf("open socket: %w", err)
 	}
 	return &listener{UnixListener: l, path: path}, nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -112,6 +113,9 @@ func (n *node) explain() {
 		return
 	}
 	if log, err := os.ReadFile(path); err == nil {
-		n.w.t.Logf("%s: log:\n%s", n.name, tail(string(log), 120))
+		if dir := os.Getenv("E2E_LOGS"); dir != "" {
+			_ = os.WriteFile(filepath.Join(dir, strings.ReplaceAll(n.w.t.Name(), "/", "-")+"-"+n.name+".log"), log, 0o644)
+		}
+		n.w.t.Logf("%s: the last lines of its log (all of it: set E2E_LOGS to a directory):\n%s", n.name, tail(string(log), 60))
 	}
 }

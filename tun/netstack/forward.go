@@ -13,17 +13,16 @@ import (
 )
 
 const (
-	// maxForwarded is how many connections, or UDP senders, one forward carries at a time. More wait, or are dropped.
+	// maxForwarded is how many connections, or UDP senders, one forward carries at a time. More connections wait; datagrams of more
+	// senders are dropped.
 	maxForwarded = 1024
 
 	// forwardDialTimeout bounds the connection to a forward's target.
 	forwardDialTimeout = 10 * time.Second
 
-	// udpIdle is how long a UDP sender keeps its socket without a datagram either way: twice what RFC 4787 asks of a NAT as a minimum.
-	udpIdle = 4 * time.Minute
-
-	maxUDP = 65535 // bytes of a datagram
-
+	// minPause and maxPause bound the time between two attempts of what fails again and again, such as an Accept without file descriptors.
+	minPause = 5 * time.Millisecond
+	maxPause = time.Second
 )
 
 // Forward says what to carry where.
@@ -36,22 +35,45 @@ type Forward struct {
 
 // Forwarding is a forward at work.
 type Forwarding struct {
+	// Constant after Forward.
 	forward Forward
+	stack   *Stack
 	log     *slog.Logger
 	dial    func(ctx context.Context, network, address string) (net.Conn, error)
 	ctx     context.Context
 	cancel  context.CancelFunc
-	open    []io.Closer
-	slots   chan struct{}
-	tasks   sync.WaitGroup
+	open    []listening
+	udpIdle time.Duration
+
+	slots chan struct{} // one for each connection or sender
+	tasks sync.WaitGroup
 }
 
-// Forward starts carrying connections or datagrams until the result is closed. A nil log is silent.
+// listening is a net.Listener or a net.PacketConn.
+type listening interface {
+	io.Closer
+	address() net.Addr
+}
+
+type (
+	streams   struct{ net.Listener }
+	datagrams struct{ net.PacketConn }
+)
+
+func (s streams) address() net.Addr   { return s.Addr() }
+func (d datagrams) address() net.Addr { return d.LocalAddr() }
+
+// Forward starts carrying connections or datagrams until the result, or the stack, is closed. A nil log is silent.
 func (s *Stack) Forward(f Forward, log *slog.Logger) (*Forwarding, error) {
+	return s.startForward(f, log, maxForwarded, udpIdle)
+}
+
+func (s *Stack) startForward(f Forward, log *slog.Logger, most int, idle time.Duration) (*Forwarding, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	w := &Forwarding{forward: f, log: log, dial: s.DialContext, slots: make(chan struct{}, maxForwarded)}
+	log = log.With("forward", f.Network, "target", f.Target)
+	w := &Forwarding{forward: f, stack: s, log: log, dial: s.DialContext, slots: make(chan struct{}, most), udpIdle: idle}
 	w.ctx, w.cancel = context.WithCancel(s.ctx)
 	listenTCP := func(a netip.AddrPort) (net.Listener, error) { return net.Listen("tcp", a.String()) }
 	listenUDP := func(a netip.AddrPort) (net.PacketConn, error) { return net.ListenPacket("udp", a.String()) }
@@ -63,7 +85,7 @@ func (s *Stack) Forward(f Forward, log *slog.Logger) (*Forwarding, error) {
 	}
 	for _, a := range listen {
 		if err := w.listen(a, listenTCP, listenUDP); err != nil {
-			return nil, errors.Join(err, w.Close())
+			return nil, errors.Join(fmt.Errorf("forward: %w", err), w.Close())
 		}
 	}
 	return w, nil
@@ -85,19 +107,19 @@ func (w *Forwarding) listen(a netip.AddrPort, tcp func(netip.AddrPort) (net.List
 	case "tcp":
 		l, err := tcp(a)
 		if err != nil {
-			return fmt.Errorf("forward: %w", err)
+			return err
 		}
-		w.open = append(w.open, l)
+		w.open = append(w.open, streams{l})
 		w.tasks.Go(func() { w.acceptTCP(l) })
 	case "udp":
 		c, err := udp(a)
 		if err != nil {
-			return fmt.Errorf("forward: %w", err)
+			return err
 		}
-		w.open = append(w.open, c)
+		w.open = append(w.open, datagrams{c})
 		w.tasks.Go(func() { w.receiveUDP(c) })
 	default:
-		return fmt.Errorf("forward: network %q: want tcp or udp", w.forward.Network)
+		return fmt.Errorf("network %q: want tcp or udp", w.forward.Network)
 	}
 	return nil
 }
@@ -112,125 +134,22 @@ func (w *Forwarding) Close() error {
 	return nil
 }
 
-func (w *Forwarding) acceptTCP(l net.Listener) {
-	for {
-		select {
-		case w.slots <- struct{}{}:
-		case <-w.ctx.Done():
-			return
-		}
-		c, err := l.Accept()
-		if err != nil {
-			if w.ctx.Err() == nil {
-				w.log.Error("forward ended", "forward", w.forward.Target, "err", err)
-			}
-			return
-		}
-		w.tasks.Go(func() {
-			defer func() { <-w.slots }()
-			w.carryTCP(c)
-		})
-	}
-}
+// pause waits between two attempts of what fails again and again: each time for twice as long. Its zero value is ready.
+type pause struct{ next time.Duration }
 
-// carryTCP copies both ways; the end of one direction is passed on as such, and the other goes on.
-func (w *Forwarding) carryTCP(in net.Conn) {
-	defer in.Close()
-	ctx, cancel := context.WithTimeout(w.ctx, forwardDialTimeout)
-	out, err := w.dial(ctx, "tcp", w.forward.Target)
-	cancel()
-	if err != nil {
-		w.log.Warn("forward: target not reached", "target", w.forward.Target, "err", err)
-		return
+// wait returns false if there is to be no other attempt, as what fails was closed.
+func (p *pause) wait(ctx context.Context, err error) bool {
+	if errors.Is(err, net.ErrClosed) || ctx.Err() != nil {
+		return false
 	}
-	defer out.Close()
-	stop := context.AfterFunc(w.ctx, func() { in.Close(); out.Close() })
-	defer stop()
-	var back sync.WaitGroup
-	back.Go(func() { copyHalf(in, out) })
-	copyHalf(out, in)
-	back.Wait()
-}
-
-func copyHalf(to, from net.Conn) {
-	if _, err := io.Copy(to, from); err != nil {
-		to.Close()
-		from.Close()
-		return
-	}
-	if half, ok := to.(interface{ CloseWrite() error }); ok {
-		half.CloseWrite()
-	}
-}
-
-// receiveUDP gives each sender a socket of its own towards the target, as a NAT does.
-func (w *Forwarding) receiveUDP(c net.PacketConn) {
-	var mu sync.Mutex
-	senders := make(map[string]net.Conn)
-	buf := make([]byte, maxUDP)
-	for {
-		n, from, err := c.ReadFrom(buf)
-		if err != nil {
-			if w.ctx.Err() == nil && !errors.Is(err, net.ErrClosed) {
-				continue // an ICMP error of an earlier answer
-			}
-			return
-		}
-		key := from.String()
-		mu.Lock()
-		out := senders[key]
-		mu.Unlock()
-		if out == nil {
-			if out = w.dialUDP(); out == nil {
-				continue
-			}
-			mu.Lock()
-			senders[key] = out
-			mu.Unlock()
-			w.tasks.Go(func() {
-				defer func() { <-w.slots }()
-				w.answerUDP(c, out, from)
-				mu.Lock()
-				delete(senders, key)
-				mu.Unlock()
-			})
-		}
-		out.SetReadDeadline(time.Now().Add(udpIdle))
-		out.Write(buf[:n])
-	}
-}
-
-func (w *Forwarding) dialUDP() net.Conn {
+	p.next = min(max(2*p.next, minPause), maxPause)
 	select {
-	case w.slots <- struct{}{}:
-	default:
-		w.log.Warn("forward: too many senders, datagram dropped", "target", w.forward.Target)
-		return nil
+	case <-ctx.Done():
+		return false
+	case <-time.After(p.next):
+		return true
 	}
-	ctx, cancel := context.WithTimeout(w.ctx, forwardDialTimeout)
-	defer cancel()
-	out, err := w.dial(ctx, "udp", w.forward.Target)
-	if err != nil {
-		<-w.slots
-		w.log.Warn("forward: target not reached", "target", w.forward.Target, "err", err)
-		return nil
-	}
-	return out
 }
 
-func (w *Forwarding) answerUDP(c net.PacketConn, out net.Conn, to net.Addr) {
-	defer out.Close()
-	stop := context.AfterFunc(w.ctx, func() { out.Close() })
-	defer stop()
-	buf := make([]byte, maxUDP)
-	for {
-		n, err := out.Read(buf)
-		if err != nil {
-			return
-		}
-		out.SetReadDeadline(time.Now().Add(udpIdle))
-		if _, err := c.WriteTo(buf[:n], to); err != nil {
-			return
-		}
-	}
-}
+// first reports whether the last attempt was the first that failed.
+func (p *pause) first() bool { return p.next <= minPause }
