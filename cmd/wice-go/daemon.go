@@ -238,6 +238,9 @@ func (r *running) openTun() (wgtun.Device, error) {
 	}
 	if mode == config.TunKernel {
 		dev, err := tun.Open(r.name, i.MTU)
+		if errors.Is(err, tun.ErrPermission) {
+			return nil, fmt.Errorf("%w; without it the userspace stack can carry the tunnel: --tun netstack", err)
+		}
 		if err != nil {
 			return nil, err
 		}

@@ -95,3 +95,25 @@ func TestLines(t *testing.T) {
 		}
 	}
 }
+
+func TestUseful(t *testing.T) {
+	announced := addrs("5.1.0.1", "5.1.0.2", "2a0e::1", "2a0e::2")
+	for _, test := range []struct {
+		local string
+		want  []netip.Addr
+	}{
+		{"5.1.0.2", addrs("5.1.0.2", "2a0e::1")},
+		{"2a0e::2", addrs("2a0e::2", "5.1.0.1")},
+		{"10.0.0.1", announced},
+	} {
+		if got := useful(announced, netip.MustParseAddr(test.local)); !slices.Equal(got, test.want) {
+			t.Errorf("to %s: got %v, want %v", test.local, got, test.want)
+		}
+	}
+	if got := useful(announced[:2], announced[1]); !slices.Equal(got, announced[1:2]) {
+		t.Errorf("got %v, want %v", got, announced[1:2])
+	}
+	if got := useful(announced, netip.Addr{}); !slices.Equal(got, announced) {
+		t.Errorf("of an unknown one: got %v, want all", got)
+	}
+}

@@ -1,6 +1,8 @@
 package rendezvous
 
 import (
+	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/connmgr"
@@ -9,6 +11,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	relayv2 "github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/relay"
 	ma "github.com/multiformats/go-multiaddr"
+	manet "github.com/multiformats/go-multiaddr/net"
 
 	"github.com/wice-go/wice-go/proto"
 	"github.com/wice-go/wice-go/proto/key"
@@ -72,7 +75,7 @@ func (s *Server) handOut(stream network.Stream) {
 		return
 	}
 	stream.SetDeadline(time.Now().Add(handOutTimeout))
-	b, err := s.iceCredentials(k, time.Now()).Marshal()
+	b, err := s.iceCredentials(k, localAddr(stream.Conn()), time.Now()).Marshal()
 	if err == nil {
 		err = node.WriteFrame(stream, b, proto.MaxICECredentialsSize)
 	}
@@ -84,8 +87,32 @@ func (s *Server) handOut(stream network.Stream) {
 	stream.Close()
 }
 
-// iceCredentials returns what the client with that key, which is proved, is told: STUN, and TURN if it may have it.
-func (s *Server) iceCredentials(k key.Public, now time.Time) *proto.ICECredentials {
+// localAddr returns the address of ours that a connection came to; invalid: unknown.
+func localAddr(c network.Conn) netip.Addr {
+	ip, err := manet.ToIP(c.LocalMultiaddr())
+	if err != nil {
+		return netip.Addr{}
+	}
+	a, _ := netip.AddrFromSlice(ip)
+	return a.Unmap()
+}
+
+// useful returns the announced addresses that a client needs which came to local: that one, and the first of the other IP version. Each
+// address more would cost every session of the client more requests, candidates and allocations, and win nothing. Behind a
+// one-to-one NAT, where local is not announced, nobody knows which one it is: all.
+func useful(announced []netip.Addr, local netip.Addr) []netip.Addr {
+	if !slices.Contains(announced, local) {
+		return announced
+	}
+	other := slices.IndexFunc(announced, func(a netip.Addr) bool { return a.Is4() != local.Is4() })
+	if other < 0 {
+		return []netip.Addr{local}
+	}
+	return []netip.Addr{local, announced[other]}
+}
+
+// iceCredentials returns what the client with that key, which is proved, is told: STUN, and TURN if it may have it. It came to local.
+func (s *Server) iceCredentials(k key.Public, local netip.Addr, now time.Time) *proto.ICECredentials {
 	expires := now.Add(s.options.Limits.CredentialsLifetime).Truncate(time.Second)
 	out := &proto.ICECredentials{Expires: expires}
 	add := func(server proto.ICEServer) {
@@ -94,7 +121,7 @@ func (s *Server) iceCredentials(k key.Public, now time.Time) *proto.ICECredentia
 		}
 	}
 	relay := s.options.Relay && s.turn.allowed(k)
-	for _, a := range s.announced {
+	for _, a := range useful(s.announced, local) {
 		host, port := a.String(), s.turn.port
 		add(proto.ICEServer{Scheme: proto.STUN, Host: host, Port: port, Transport: proto.TransportUDP})
 		if relay {

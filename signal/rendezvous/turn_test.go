@@ -49,7 +49,7 @@ func turnClient(t *testing.T, s *Server, transport proto.ICETransport, user, pas
 // credentialsFor returns what the server would hand to the key over libp2p.
 func credentialsFor(t *testing.T, s *Server, k key.Public, now time.Time) (user, password string) {
 	t.Helper()
-	for _, v := range s.iceCredentials(k, now).Servers {
+	for _, v := range s.iceCredentials(k, netip.Addr{}, now).Servers {
 		if v.Scheme == proto.TURN {
 			return v.Username, v.Password
 		}
@@ -115,7 +115,7 @@ func TestTURNCredentials(t *testing.T) {
 	good, goodPassword := credentialsFor(t, s, friend, now)
 	old, oldPassword := s.turn.credentials.issue(friend, now.Add(-time.Second))
 	other, otherPassword := s.turn.credentials.issue(stranger, now.Add(time.Hour))
-	for _, v := range s.iceCredentials(stranger, now).Servers {
+	for _, v := range s.iceCredentials(stranger, netip.Addr{}, now).Servers {
 		if v.Scheme != proto.STUN {
 			t.Errorf("%v is handed to a key that is not allowed", v)
 		}

@@ -31,9 +31,14 @@ const (
 // lets them through may be opened by a peer that comes late. The agent as a whole fails by its timeouts.
 const maxBindingRequests = 10000
 
+// tcpHeadStart is how long the checks over UDP have before those over TCP begin: pion nominates the first pair of host candidates that
+// works, and carries data over UDP much better. It is less than what relays wait for.
+const tcpHeadStart = 500 * time.Millisecond
+
 const (
 	maxRemoteCandidates = 30
 	maxPairs            = 100 // RFC 8445, section 6.1.2.5
+	minPerKind          = 2   // of the peer's candidates, in addition: one kind must not crowd out another
 )
 
 // agentEvent is what an agent reports to the session's goroutine.
@@ -50,6 +55,7 @@ type (
 		err  error
 	}
 	remotesSeen struct{ addrs []netip.AddrPort } // peer-reflexive ones
+	lateRemote  struct{ c ice.Candidate }        // a TCP candidate of the peer whose time has come
 )
 
 // agent is one ICE agent with what is known of its negotiation.
@@ -207,6 +213,18 @@ func (ag *agent) close() {
 	})
 }
 
+// full reports whether there is no room for a candidate of the peer. Whatever came before it, there is for a few of each kind: relays
+// come last, and may be all that works.
+func (ag *agent) full(c proto.Candidate) bool {
+	alike := 0
+	for _, r := range ag.remotes {
+		if r.Type == c.Type && r.Network == c.Network {
+			alike++
+		}
+	}
+	return len(ag.remotes) >= maxRemoteCandidates || len(ag.remotes) >= ag.remoteMax && alike >= minPerKind
+}
+
 // addRemote gives the agent the candidates that it does not have yet. What breaks a rule is counted and left out.
 func (ag *agent) addRemote(cands []proto.Candidate) {
 	if ag.ice == nil {
@@ -216,7 +234,7 @@ func (ag *agent) addRemote(cands []proto.Candidate) {
 		if slices.ContainsFunc(ag.remotes, func(r proto.Candidate) bool { return sameCandidate(r, c) }) {
 			continue
 		}
-		if len(ag.remotes) >= ag.remoteMax || !ag.session.remoteAllowed(c) {
+		if ag.full(c) || !ag.session.remoteAllowed(c) {
 			ag.refused++
 			continue
 		}
@@ -229,9 +247,18 @@ func (ag *agent) addRemote(cands []proto.Candidate) {
 		if c.Type == proto.Relay {
 			ag.gate.announce(c.Address)
 		}
-		if err := ag.ice.AddRemoteCandidate(p); err != nil {
-			ag.session.log.Debug("remote candidate not added", "address", c.Address, "error", err)
+		if c.Network.IsTCP() && slices.ContainsFunc(ag.session.opts.NetworkTypes, func(n proto.NetworkType) bool { return !n.IsTCP() }) {
+			time.AfterFunc(tcpHeadStart, func() { ag.post(lateRemote{p}) })
+			continue
 		}
+		ag.check(p)
+	}
+}
+
+// check has the agent check a candidate of the peer.
+func (ag *agent) check(c ice.Candidate) {
+	if err := ag.ice.AddRemoteCandidate(c); err != nil {
+		ag.session.log.Debug("remote candidate not added", "candidate", c, "error", err)
 	}
 }
 
@@ -258,6 +285,10 @@ func (s *Session) handleAgent(ev agentEvent) {
 		s.selected(ag, false)
 	case remotesSeen:
 		ag.prflx = what.addrs
+	case lateRemote:
+		if ag.conn == nil {
+			ag.check(what.c)
+		}
 	case ice.ConnectionState:
 		s.log.Debug("ICE state", "generation", ag.generation, "state", what)
 		switch what {

@@ -8,6 +8,8 @@ import (
 
 	"github.com/pion/ice/v2"
 	"github.com/pion/stun"
+
+	"github.com/wice-go/wice-go/proto"
 )
 
 func binding(t *testing.T, class stun.MessageClass, priority uint32) []byte {
@@ -53,5 +55,40 @@ func TestRelayGate(t *testing.T) {
 	}
 	if g.admits(now, net.UDPAddrFromAddrPort(netip.MustParseAddrPort("192.0.2.1:40001")), check) {
 		t.Error("another port of an announced relay passes")
+	}
+}
+
+// However many candidates of other kinds came first, there is room for relays, which come last.
+func TestRoomForRelays(t *testing.T) {
+	ag := &agent{remoteMax: 4}
+	take := func(kind proto.CandidateType, network proto.NetworkType) bool {
+		c := proto.Candidate{Type: kind, Network: network}
+		if ag.full(c) {
+			return false
+		}
+		ag.remotes = append(ag.remotes, c)
+		return true
+	}
+	for range 4 {
+		if !take(proto.Host, proto.UDP4) {
+			t.Fatal("no room for the first candidates")
+		}
+	}
+	if take(proto.Host, proto.UDP4) {
+		t.Error("the limit does not hold")
+	}
+	for range minPerKind {
+		if !take(proto.Relay, proto.UDP4) || !take(proto.ServerReflexive, proto.UDP4) || !take(proto.Host, proto.UDP6) {
+			t.Error("one kind crowds out another")
+		}
+	}
+	if take(proto.Relay, proto.UDP4) {
+		t.Error("the limit of a kind does not hold")
+	}
+	for len(ag.remotes) < maxRemoteCandidates {
+		ag.remotes = append(ag.remotes, proto.Candidate{Type: proto.Host})
+	}
+	if take(proto.Relay, proto.UDP6) {
+		t.Error("the limit of all candidates does not hold")
 	}
 }

@@ -237,6 +237,9 @@ func (w *sim) run(until time.Time, stop func() bool) bool {
 		}
 		for i, n := range w.nodes {
 			for _, g := range sortedKeys(n.agents) {
+				if n.agents[g] == nil {
+					continue // closed by what another one did
+				}
 				if t := w.agentStep(i, g, n.agents[g]); !t.IsZero() && t.Before(next) {
 					next = t
 				}

@@ -3,7 +3,6 @@ package e2e
 import (
 	"net"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -174,40 +173,4 @@ func expect(t *testing.T, r result, code int, words ...string) {
 	if strings.Contains(r.stderr, "goroutine ") {
 		t.Errorf("it crashed: %v", r)
 	}
-}
-
-// nobodyFile writes a configuration into the host's own /run, where other users reach it, and returns the host's name of it.
-func nobodyFile(n *node, text string, mode os.FileMode, owner int) string {
-	n.w.t.Helper()
-	dir, err := n.host.Path("/run/nobody")
-	if err != nil {
-		n.w.t.Fatal(err)
-	}
-	file := filepath.Join(dir, iface+".conf")
-	for _, err := range []error{os.MkdirAll(dir, 0o700), os.Chown(dir, 65534, 65534), os.WriteFile(file, []byte(text), mode), os.Chmod(file, mode), os.Chown(file, owner, owner)} {
-		if err != nil {
-			n.w.t.Fatal(err)
-		}
-	}
-	return "/run/nobody/" + iface + ".conf"
-}
-
-func removeNobody(n *node) {
-	n.w.t.Helper()
-	dir, err := n.host.Path("/run/nobody")
-	if err == nil {
-		err = os.RemoveAll(dir)
-	}
-	if err != nil {
-		n.w.t.Fatal(err)
-	}
-}
-
-// asNobody runs wice-go as the user nobody, with a runtime directory of its own.
-func asNobody(n *node, args ...string) result {
-	n.w.t.Helper()
-	before := n.env
-	defer func() { n.env = before }()
-	n.env = append(n.env[:len(n.env):len(n.env)], "WICE_RUNTIME_DIR=", "XDG_RUNTIME_DIR=/run/nobody", "XDG_STATE_HOME=/run/nobody", "HOME=/run/nobody")
-	return n.run("setpriv", append([]string{"--reuid=65534", "--regid=65534", "--clear-groups", "--", wiceGo()}, args...)...)
 }

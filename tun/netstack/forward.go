@@ -42,26 +42,12 @@ type Forwarding struct {
 	dial    func(ctx context.Context, network, address string) (net.Conn, error)
 	ctx     context.Context
 	cancel  context.CancelFunc
-	open    []listening
+	open    io.Closer // the listener or packet connection; nil if it could not be made
 	udpIdle time.Duration
 
 	slots chan struct{} // one for each connection or sender
 	tasks sync.WaitGroup
 }
-
-// listening is a net.Listener or a net.PacketConn.
-type listening interface {
-	io.Closer
-	address() net.Addr
-}
-
-type (
-	streams   struct{ net.Listener }
-	datagrams struct{ net.PacketConn }
-)
-
-func (s streams) address() net.Addr   { return s.Addr() }
-func (d datagrams) address() net.Addr { return d.LocalAddr() }
 
 // Forward starts carrying connections or datagrams until the result, or the stack, is closed. A nil log is silent.
 func (s *Stack) Forward(f Forward, log *slog.Logger) (*Forwarding, error) {
@@ -77,29 +63,24 @@ func (s *Stack) startForward(f Forward, log *slog.Logger, most int, idle time.Du
 	w.ctx, w.cancel = context.WithCancel(s.ctx)
 	listenTCP := func(a netip.AddrPort) (net.Listener, error) { return net.Listen("tcp", a.String()) }
 	listenUDP := func(a netip.AddrPort) (net.PacketConn, error) { return net.ListenPacket("udp", a.String()) }
-	listen := []netip.AddrPort{f.Listen}
+	listen := f.Listen
 	if f.Inbound {
 		w.dial = (&net.Dialer{}).DialContext
 		listenTCP, listenUDP = s.ListenTCP, s.ListenUDP
-		listen = s.unspecified(f.Listen.Port())
+		listen = netip.AddrPortFrom(s.wildcard(), f.Listen.Port())
 	}
-	for _, a := range listen {
-		if err := w.listen(a, listenTCP, listenUDP); err != nil {
-			return nil, errors.Join(fmt.Errorf("forward: %w", err), w.Close())
-		}
+	if err := w.listen(listen, listenTCP, listenUDP); err != nil {
+		return nil, errors.Join(fmt.Errorf("forward: %w", err), w.Close())
 	}
 	return w, nil
 }
 
-// unspecified returns the wildcard address of each family that the stack has.
-func (s *Stack) unspecified(port uint16) (list []netip.AddrPort) {
-	if s.has4 {
-		list = append(list, netip.AddrPortFrom(netip.IPv4Unspecified(), port))
-	}
+// wildcard returns the address on which all families that the stack has are listened to: gVisor's IPv6 one takes IPv4 too.
+func (s *Stack) wildcard() netip.Addr {
 	if s.has6 {
-		list = append(list, netip.AddrPortFrom(netip.IPv6Unspecified(), port))
+		return netip.IPv6Unspecified()
 	}
-	return list
+	return netip.IPv4Unspecified()
 }
 
 func (w *Forwarding) listen(a netip.AddrPort, tcp func(netip.AddrPort) (net.Listener, error), udp func(netip.AddrPort) (net.PacketConn, error)) error {
@@ -109,14 +90,14 @@ func (w *Forwarding) listen(a netip.AddrPort, tcp func(netip.AddrPort) (net.List
 		if err != nil {
 			return err
 		}
-		w.open = append(w.open, streams{l})
+		w.open = l
 		w.tasks.Go(func() { w.acceptTCP(l) })
 	case "udp":
 		c, err := udp(a)
 		if err != nil {
 			return err
 		}
-		w.open = append(w.open, datagrams{c})
+		w.open = c
 		w.tasks.Go(func() { w.receiveUDP(c) })
 	default:
 		return fmt.Errorf("network %q: want tcp or udp", w.forward.Network)
@@ -127,8 +108,8 @@ func (w *Forwarding) listen(a netip.AddrPort, tcp func(netip.AddrPort) (net.List
 // Close ends the forward and its connections, and waits for them. It is idempotent.
 func (w *Forwarding) Close() error {
 	w.cancel()
-	for _, c := range w.open {
-		c.Close()
+	if w.open != nil {
+		w.open.Close()
 	}
 	w.tasks.Wait()
 	return nil

@@ -107,9 +107,9 @@ func (s *Stack) keepAlive(conns ...net.Conn) {
 		if !ok {
 			continue
 		}
-		ep, ok := s.endpoint(inside).(tcpip.Endpoint)
-		if !ok {
-			continue // it has ended
+		ep := s.endpoint(inside)
+		if ep == nil {
+			continue
 		}
 		ep.SetSockOpt(&idle)
 		ep.SetSockOpt(&interval)
@@ -119,15 +119,25 @@ func (s *Stack) keepAlive(conns ...net.Conn) {
 }
 
 // endpoint finds what a connection is made of, which gonet does not give away; nil if it has ended.
-func (s *Stack) endpoint(c *gonet.TCPConn) stack.TransportEndpoint {
+func (s *Stack) endpoint(c *gonet.TCPConn) tcpip.Endpoint {
 	local, remote := addrPort(c.LocalAddr()), addrPort(c.RemoteAddr())
 	if !local.IsValid() || !remote.IsValid() {
 		return nil
 	}
-	return s.stack.FindTransportEndpoint(protocolOf(local.Addr()), tcp.ProtocolNumber, stack.TransportEndpointID{
+	id := stack.TransportEndpointID{
 		LocalPort: local.Port(), LocalAddress: tcpip.AddrFromSlice(local.Addr().AsSlice()),
 		RemotePort: remote.Port(), RemoteAddress: tcpip.AddrFromSlice(remote.Addr().AsSlice()),
-	}, nicID)
+	}
+	ep, ok := s.stack.FindTransportEndpoint(protocolOf(local.Addr()), tcp.ProtocolNumber, id, nicID).(tcpip.Endpoint)
+	if !ok {
+		return nil
+	}
+	// Without a connection of these ends the search gives the listener.
+	there, err := ep.GetRemoteAddress()
+	if ip, ok := netip.AddrFromSlice(there.Addr.AsSlice()); err != nil || !ok || netip.AddrPortFrom(ip.Unmap(), there.Port) != remote {
+		return nil
+	}
+	return ep
 }
 
 // addrPort returns the address of a TCP connection's end, the zero value if there is none any more.

@@ -44,7 +44,9 @@ type udpSender struct {
 func (s *udpSender) touch() { s.last.Store(time.Now().UnixNano()) }
 
 // expiry is when the sender has been idle for too long.
-func (s *udpSender) expiry(idle time.Duration) time.Time { return time.Unix(0, s.last.Load()).Add(idle) }
+func (s *udpSender) expiry(idle time.Duration) time.Time {
+	return time.Unix(0, s.last.Load()).Add(idle)
+}
 
 // receiveUDP never waits for a target, so that one sender does not hold up another.
 func (w *Forwarding) receiveUDP(c net.PacketConn) {

@@ -1,0 +1,79 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"testing"
+
+	"github.com/wice-go/wice-go/test/natlab"
+)
+
+// TCP and UDP streams through a direct and a relayed tunnel come to their end.
+func TestIperf3(t *testing.T) {
+	needTool(t, "iperf3")
+	for _, kind := range []natlab.NAT{natlab.PortRestricted, natlab.Symmetric} {
+		t.Run(kind.String(), func(t *testing.T) {
+			w := newWorld(t, natlab.Config{A: natlab.Site{NAT: kind}, B: natlab.Site{NAT: kind}})
+			w.rendezvous()
+			na, nb := w.node(w.lab.A[0]), w.node(w.lab.B[0])
+			join(na, nb)
+			na.up()
+			nb.up("--wait")
+			want := map[natlab.NAT]string{natlab.PortRestricted: "direct", natlab.Symmetric: "relay"}[kind]
+			nb.peerUntil(na, "by a "+want+" path", func(p peerStatus) bool { return p.Path != nil && p.Path.Kind == want })
+			tcp := iperf3(na, nb, "-t", "2")
+			back := iperf3(na, nb, "-t", "2", "-R")
+			udp := iperf3(na, nb, "-t", "2", "-u", "-b", "50M", "-l", "1200")
+			t.Logf("%s: TCP %.0f Mbit/s, back %.0f Mbit/s; UDP %.0f Mbit/s with %.2f %% lost", want,
+				tcp.Received.BitsPerSecond/1e6, back.Received.BitsPerSecond/1e6, udp.Sum.BitsPerSecond/1e6, udp.Sum.LostPercent)
+			if tcp.Received.Bytes == 0 || back.Received.Bytes == 0 || udp.Sum.Bytes == 0 || udp.Sum.LostPercent > 20 {
+				t.Errorf("got TCP %+v, back %+v, UDP %+v", tcp, back, udp)
+			}
+			if p := nb.connected(na); p.Restarts != 0 || p.Path.Kind != want {
+				t.Errorf("the load changed the path: %v", p)
+			}
+		})
+	}
+}
+
+// iperfEnd is what of iperf3's report matters.
+type iperfEnd struct {
+	Received struct {
+		Bytes         int64   `json:"bytes"`
+		BitsPerSecond float64 `json:"bits_per_second"`
+	} `json:"sum_received"`
+	Sum struct {
+		Bytes         int64   `json:"bytes"`
+		BitsPerSecond float64 `json:"bits_per_second"`
+		LostPercent   float64 `json:"lost_percent"`
+	} `json:"sum"`
+}
+
+// iperf3 measures from one node to the other.
+func iperf3(from, to *node, args ...string) iperfEnd {
+	from.w.t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	server := to.host.Command(ctx, "iperf3", "-s", "-1", "-B", to.addr.String(), "--forceflush")
+	out := new(buffer)
+	server.Stdout, server.Stderr = out, out
+	if err := server.Start(); err != nil {
+		from.w.t.Fatal(err)
+	}
+	defer func() {
+		cancel()
+		_ = server.Wait()
+	}()
+	from.w.until(patience, "iperf3 listens", func() (bool, string) {
+		return bytes.Contains([]byte(out.String()), []byte("Server listening")), out.String()
+	})
+	r := from.run("timeout", append([]string{"30", "iperf3", "-c", to.addr.String(), "-J"}, args...)...)
+	var report struct {
+		End iperfEnd `json:"end"`
+	}
+	if err := json.Unmarshal([]byte(r.stdout), &report); err != nil || r.code != 0 {
+		from.w.t.Fatalf("%v: %v\nserver: %s", err, r, out)
+	}
+	return report.End
+}
