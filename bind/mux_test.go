@@ -332,6 +332,14 @@ func TestMappedAddr(t *testing.T) {
 	if n := requests.Load(); n != 2 {
 		t.Errorf("%d requests, want 2: one lost, and one for all callers", n)
 	}
+	m.Expire(time.Hour)
+	if _, err := m.GetXORMappedAddr(one, 5*time.Second); err != nil || requests.Load() != 2 {
+		t.Errorf("got %v after %d requests, want the answer that is not too old", err, requests.Load())
+	}
+	m.Expire(0)
+	if _, err := m.GetXORMappedAddr(one, 5*time.Second); err != nil || requests.Load() != 3 {
+		t.Errorf("got %v after %d requests, want a new answer", err, requests.Load())
+	}
 	if _, known := m.NATHints(); known {
 		t.Error("known with one answer")
 	}

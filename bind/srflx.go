@@ -106,6 +106,20 @@ func (m *Mux) mapping(dst netip.AddrPort) (p *mapping, ours bool) {
 	return p, true
 }
 
+// Expire forgets what STUN servers said longer ago than age, so that whoever needs it next asks again: the network has changed, or a path
+// has died, perhaps because a NAT on the way shows us with another address now. Agents that restart one after another may pass a small
+// age, to share an answer.
+func (m *Mux) Expire(age time.Duration) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	now := time.Now()
+	for dst, p := range m.mappings {
+		if p.finished() && now.Sub(p.at) >= age {
+			delete(m.mappings, dst)
+		}
+	}
+}
+
 // resolve asks the server and finishes the mapping.
 func (m *Mux) resolve(ctx context.Context, p *mapping, dst netip.AddrPort) {
 	addr, base, err := m.ask(ctx, dst)

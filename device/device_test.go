@@ -28,10 +28,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(m,
-		// gVisor's stack keeps a few goroutines for timers and neighbours a moment longer than Close.
-		goleak.IgnoreTopFunction("gvisor.dev/gvisor/pkg/sleep.(*Sleeper).nextWaker"),
-	)
+	goleak.VerifyTestMain(m)
 }
 
 // end is one end of a tunnel, rootless, with signaling inside this process.

@@ -43,15 +43,17 @@ func (d *Device) resolveEndpoint(pk key.Public, endpoint string) {
 	retry.MaxInterval = resolveEvery
 	var last netip.AddrPort
 	for {
-		addr, err := resolve(d.ctx, endpoint)
 		wait := resolveEvery
-		switch {
-		case err != nil:
-			d.log.Warn("endpoint not found, trying again", "peer", d.displayName(pk), "endpoint", endpoint, "err", err)
-			wait = retry.NextBackOff()
-		case addr != last && time.Since(d.lastHandshake(pk)) > answeredWithin:
-			last = addr
-			d.setEndpoint(pk, addr)
+		if time.Since(d.lastHandshake(pk)) > answeredWithin {
+			addr, err := resolve(d.ctx, endpoint)
+			switch {
+			case err != nil:
+				d.log.Warn("endpoint not found, trying again", "peer", d.displayName(pk), "endpoint", endpoint, "err", err)
+				wait = retry.NextBackOff()
+			case addr != last:
+				last = addr
+				d.setEndpoint(pk, addr)
+			}
 		}
 		select {
 		case <-d.ctx.Done():

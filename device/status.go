@@ -93,6 +93,11 @@ func (d *Device) peerStatus(w *wgPeer, signaling []signal.Status) control.PeerSt
 		s.Path = icePath(ice.Path)
 		s.RoundTripMs = float64(ice.RoundTrip) / float64(time.Millisecond)
 		s.Reason = ice.Reason
+	case ice.Path != nil && w.endpoint == ice.Path.Remote.Address.String():
+		// The path of before is kept until there is another one, whether or not it still works.
+		s.State = stateOf(ice.State)
+		s.Path = icePath(ice.Path)
+		s.Reason = withSignaling(ice.Reason, signaling)
 	case answers && w.endpoint != "":
 		// The peer answers at an endpoint that was set or roamed to: an ordinary WireGuard tunnel.
 		s.State = control.StatePlain

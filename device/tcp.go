@@ -99,8 +99,9 @@ func (m *tcpMux) Close() error {
 // trackedListener knows its open connections, since pion's mux waits when it closes for those that have not shown a STUN message yet.
 type trackedListener struct {
 	net.Listener
-	mu   sync.Mutex // guards the following
-	open map[*trackedConn]bool
+	mu     sync.Mutex // guards the following
+	open   map[*trackedConn]bool
+	closed bool
 }
 
 type trackedConn struct {
@@ -115,14 +116,19 @@ func (l *trackedListener) Accept() (net.Conn, error) {
 	}
 	t := &trackedConn{c, l}
 	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed { // between the two lines above
+		c.Close()
+		return nil, net.ErrClosed
+	}
 	l.open[t] = true
-	l.mu.Unlock()
 	return t, nil
 }
 
 func (l *trackedListener) closeAll() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.closed = true
 	for c := range l.open {
 		c.Conn.Close()
 	}

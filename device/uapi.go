@@ -9,8 +9,10 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.zx2c4.com/wireguard/ipc"
 
@@ -55,21 +57,36 @@ func (d *Device) HandleUAPI(c net.Conn) {
 	}
 }
 
-// ServeUAPI accepts connections until the listener is closed, and returns when all of them have ended, which closing the device causes.
+// acceptPause is the time between two attempts to accept a connection where that fails, as without file descriptors.
+const acceptPause = 100 * time.Millisecond
+
+// ServeUAPI accepts connections until the listener or the device is closed. Then it ends those that are open, and returns.
 func (d *Device) ServeUAPI(l net.Listener) {
 	var conns sync.WaitGroup
+	defer conns.Wait()
+	ctx, cancel := context.WithCancel(d.ctx)
+	defer cancel()
 	for {
 		c, err := l.Accept()
-		if err != nil {
-			break
+		switch {
+		case err == nil:
+		case errors.Is(err, net.ErrClosed):
+			return
+		default:
+			d.log.Warn("UAPI: accept failed, trying again", "err", err)
+			select {
+			case <-time.After(acceptPause):
+				continue
+			case <-ctx.Done():
+				return
+			}
 		}
 		conns.Go(func() {
-			stop := context.AfterFunc(d.ctx, func() { c.Close() })
+			stop := context.AfterFunc(ctx, func() { c.Close() })
 			defer stop()
 			d.HandleUAPI(c)
 		})
 	}
-	conns.Wait()
 }
 
 // uapiError is an error with the number that the UAPI answers.
@@ -145,29 +162,70 @@ type setOperation struct {
 	endpoints  map[key.Public]netip.AddrPort
 }
 
+// splitSet takes a set operation apart. What wireguard-go makes of the two parts, one after the other, is what it makes of the whole, if it
+// accepts that. A keep-alive stays in its place where it is wrong, so that wireguard-go says so, and where the peer occurs more than once,
+// since it may be removed and made anew in between.
 func splitSet(text string) setOperation {
 	op := setOperation{endpoints: make(map[key.Public]netip.AddrPort)}
+	sections := make(map[string]int)
+	for name, value := range setLines(text) {
+		if name == "public_key" {
+			sections[strings.ToLower(value)]++
+		}
+	}
 	var first, keepalives strings.Builder
+	var section string
 	var pk key.Public
-	for line := range strings.Lines(text) {
-		name, value, _ := strings.Cut(strings.TrimSuffix(line, "\n"), "=")
+	known := false // pk is the key of the section
+	for name, value := range setLines(text) {
 		switch name {
 		case "public_key":
-			pk, _ = key.ParsePublicHex(value) // wireguard-go reports what is wrong with it
+			section = value
+			var err error
+			pk, err = key.ParsePublicHex(value) // wireguard-go reports what is wrong with it
+			known = err == nil
 		case "remove":
 			delete(op.endpoints, pk)
 		case "endpoint":
-			if addr, err := netip.ParseAddrPort(value); err == nil {
+			if addr, err := netip.ParseAddrPort(value); err == nil && known {
 				op.endpoints[pk] = addr
 			}
 		case "persistent_keepalive_interval":
-			fmt.Fprintf(&keepalives, "public_key=%s\nupdate_only=true\n%s", pk.Hex(), line)
-			continue
+			if _, err := strconv.ParseUint(value, 10, 16); err == nil && sections[strings.ToLower(section)] == 1 {
+				fmt.Fprintf(&keepalives, "public_key=%s\nupdate_only=true\n%s=%s\n", section, name, value)
+				continue
+			}
 		}
-		first.WriteString(line)
+		first.WriteString(name)
+		if value != noValue {
+			first.WriteString("=" + value)
+		}
+		first.WriteByte('\n')
 	}
 	op.first, op.keepalives = first.String(), keepalives.String()
 	return op
+}
+
+// noValue stands for the value of a line without an equals sign; no line can have it.
+const noValue = "\n"
+
+// setLines yields the lines of a set operation up to the blank one, which ends it, taken apart as wireguard-go does.
+func setLines(text string) func(yield func(name, value string) bool) {
+	return func(yield func(name, value string) bool) {
+		for line := range strings.Lines(text) {
+			line = strings.TrimSuffix(strings.TrimSuffix(line, "\n"), "\r")
+			if line == "" {
+				return
+			}
+			name, value, found := strings.Cut(line, "=")
+			if !found {
+				value = noValue
+			}
+			if !yield(name, value) {
+				return
+			}
+		}
+	}
 }
 
 // UAPIState returns what a "get" operation answers, without the error number.

@@ -142,6 +142,7 @@ func (d *Device) watchNetwork() {
 		last = now
 		d.log.Info("network changed: negotiating again")
 		d.bind.ClearSources()
+		d.bind.Mux().Expire(0)
 		d.eachPeer(func(p *peer) {
 			if p.session.Status().State != session.Idle {
 				p.session.NetworkChanged()

@@ -18,13 +18,13 @@ import (
 // Timing of an agent.
 const (
 	checkInterval       = 150 * time.Millisecond  // between two rounds of checks; see pacer for the sum of them
-	keepaliveInterval   = 2 * time.Second         // consent freshness, RFC 7675 asks for at most 5 s
-	disconnectedTimeout = 4 * time.Second         // two lost keepalives: then a restart begins beside the old pair
+	keepaliveInterval   = 1200 * time.Millisecond // consent freshness, RFC 7675 asks for at most 5 s; with the answers below 2 packets a second
+	disconnectedTimeout = 4 * time.Second         // three lost keepalives: then a restart begins beside the old pair. One is lost easily under load
 	failedTimeout       = 20 * time.Second        // after disconnected; RFC 7675: 30 s
 	reflexiveWait       = 200 * time.Millisecond  // a host pair is mostly validated by then, and is better
 	relayWait           = 1300 * time.Millisecond // server-reflexive pairs need a STUN round trip and two rounds of checks
 	relayOnlyWait       = 300 * time.Millisecond  // a relay over UDP is better than one over TCP
-	tcpRelayDelay       = 250 * time.Millisecond  // pion ranks relays equally however they are reached: the first one wins
+	tcpRelayDelay       = 500 * time.Millisecond  // two round trips of an allocation over UDP, which makes one over TCP needless
 )
 
 // maxBindingRequests is without meaning high: pion gives up pairs for good after so many checks, while the NAT that
@@ -40,6 +40,16 @@ const (
 	maxPairs            = 100 // RFC 8445, section 6.1.2.5
 	minPerKind          = 2   // of the peer's candidates, in addition: one kind must not crowd out another
 )
+
+// mappingCache is what a mux implements too if it remembers what STUN servers said.
+type mappingCache interface {
+	// Expire forgets what is older. It is safe for concurrent use.
+	Expire(age time.Duration)
+}
+
+// mappingAge is how old such an answer may be for a session that replaces another one, perhaps because it is no longer true. Many that
+// restart at once share one.
+const mappingAge = 2 * time.Second
 
 // agentEvent is what an agent reports to the session's goroutine.
 type agentEvent struct {
@@ -87,6 +97,9 @@ func (s *Session) startAgent(a StartAgent) {
 	ag := &agent{generation: a.Generation, session: s, ctx: ctx, cancel: cancel, pacer: newPacer(), gate: newRelayGate(time.Now())}
 	s.agents[a.Generation] = ag
 	s.servers = slices.Clone(s.opts.ICEServers())
+	if m, ok := s.opts.Mux.(mappingCache); ok && a.Generation > 1 {
+		m.Expire(mappingAge)
+	}
 	config, err := s.agentConfig(ag, a)
 	if err == nil {
 		ag.ice, err = ice.NewAgent(config)
@@ -129,7 +142,7 @@ func (s *Session) agentConfig(ag *agent, a StartAgent) (*ice.AgentConfig, error)
 			return nil, err
 		}
 	}
-	mux := &agentMux{UniversalUDPMux: s.opts.Mux, ctx: ag.ctx, allowed: s.localAllowed, pacer: ag.pacer, gate: ag.gate, work: &s.work}
+	mux := &agentMux{UniversalUDPMux: s.opts.Mux, ctx: ag.ctx, allowed: s.localAllowed, pacer: ag.pacer, gate: ag.gate}
 	urls := stunURIs(s.servers, s.opts.CandidateTypes, s.log)
 	locals := len(mux.GetListenAddresses()) + len(urls)
 	ag.remoteMax = min(max(maxPairs/max(locals, 1), 4), maxRemoteCandidates)
@@ -147,6 +160,10 @@ func (s *Session) agentConfig(ag *agent, a StartAgent) (*ice.AgentConfig, error)
 	if slices.ContainsFunc(urls, func(u *stun.URI) bool { return u.Scheme == stun.SchemeTypeTURN && u.Proto == stun.ProtoTypeUDP }) {
 		tcpDelay = tcpRelayDelay
 	}
+	ipv6 := slices.ContainsFunc(urls, func(u *stun.URI) bool {
+		a, err := netip.ParseAddr(u.Host)
+		return err == nil && a.Is6() && (u.Scheme == stun.SchemeTypeTURN || u.Scheme == stun.SchemeTypeTURNS)
+	})
 	wait := relayWait
 	if !s.ownDirect() {
 		wait = relayOnlyWait
@@ -156,9 +173,9 @@ func (s *Session) agentConfig(ag *agent, a StartAgent) (*ice.AgentConfig, error)
 		LocalUfrag:             a.LocalUfrag,
 		LocalPwd:               a.LocalPwd,
 		MulticastDNSMode:       ice.MulticastDNSModeDisabled,
-		DisconnectedTimeout:    ptr(disconnectedTimeout),
-		FailedTimeout:          ptr(failedTimeout),
-		KeepaliveInterval:      ptr(keepaliveInterval),
+		DisconnectedTimeout:    ptr(s.opts.timeouts.disconnected),
+		FailedTimeout:          ptr(s.opts.timeouts.failed),
+		KeepaliveInterval:      ptr(s.opts.timeouts.keepalive),
 		CheckInterval:          ptr(checkInterval),
 		HostAcceptanceMinWait:  ptr(time.Duration(0)),
 		SrflxAcceptanceMinWait: ptr(reflexiveWait),
@@ -168,7 +185,7 @@ func (s *Session) agentConfig(ag *agent, a StartAgent) (*ice.AgentConfig, error)
 		CandidateTypes:         types,
 		NetworkTypes:           networks,
 		LoggerFactory:          loggerFactory{s.log},
-		Net:                    &agentNet{Net: inner, ctx: ag.ctx, tcpDelay: tcpDelay},
+		Net:                    &agentNet{Net: inner, ctx: ag.ctx, tcpDelay: tcpDelay, ipv6: ipv6},
 		IPFilter:               func(ip net.IP) bool { addr, ok := netip.AddrFromSlice(ip); return ok && s.usable(addr.Unmap()) },
 		IncludeLoopback:        s.opts.IncludeLoopback,
 		UDPMux:                 mux,

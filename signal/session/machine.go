@@ -40,8 +40,8 @@ import (
 //     then it can be paired with any id of the peer: crossing starts and crossing restarts need no further id, so that two
 //     sides can't restart each other for ever.
 //   - Once bound, an id is never paired with another one.
-//   - What is not connected is sent again until it is; what does not connect fails, and a new id begins with version 0, to
-//     which the peer always answers.
+//   - What is not connected is sent again until it is. So a side that is not connected learns soon if the peer is in another
+//     session, whatever old offers misled one of them: then it begins a new id with version 0, to which the peer always answers.
 //
 // Rule 1 of the protocol says that an offer that answers our id never restarts us. There is one exception, without which both
 // sides would wait for their agents to fail: the id that it answers is bound to another id of the peer. That happens when
@@ -54,6 +54,7 @@ const (
 	coalesce        = 20 * time.Millisecond  // candidates that come this close together share an offer
 	startWait       = time.Second            // how long the answering side waits for the first candidates
 	pokeInterval    = time.Second            // between offers sent only because the peer seems to have missed the last one
+	doubtAfter      = 2 * time.Second        // how long the peer may stay in another session than we
 	restartFirst    = time.Second            // between restarts of our own, doubling ...
 	restartMax      = time.Minute            // ... up to this
 	stableAfter     = 10 * time.Second       // a connection of this age was a good one: the next restart is not held back
@@ -100,6 +101,13 @@ type negotiation struct {
 	remoteUfrag, pwr string // credentials that the remote id came with first
 }
 
+// timers of the current negotiation; zero: off.
+type timers struct {
+	flushAt, resendAt, startAt, restartAt, deferredAt, relayAt time.Time
+
+	doubtAt time.Time // both sides are in different sessions: a new one begins then, unless they have found each other
+}
+
 // Machine is the negotiation of one peer without its input and output: it takes events and returns what to do. It reads no
 // clock and starts no goroutine; it is not safe for concurrent use.
 type Machine struct {
@@ -115,9 +123,7 @@ type Machine struct {
 	restarts uint64
 	failures uint64 // negotiations that failed since the last connection
 
-	// Timers; zero: off.
-	flushAt, resendAt, startAt, restartAt, deferredAt, relayAt time.Time
-
+	timers
 	resendDelay  time.Duration
 	lastSent     time.Time
 	restartDelay time.Duration
@@ -155,10 +161,12 @@ func (m *Machine) Step(now time.Time, ev Event) []Action {
 			m.resendDelay = 0
 			m.send(now)
 		case m.cur != nil && m.cur.failed:
+			m.hurry(now)
 			m.restart(now)
 		}
 	case NetworkChanged:
 		m.relayDelay = 0
+		m.hurry(now)
 		m.restart(now)
 	case ServersChanged:
 		if m.cur != nil && (!m.cur.connected || m.cur.relayed || m.cur.disconnected) {
@@ -223,8 +231,7 @@ func (m *Machine) begin(now time.Time, began bool) {
 	n := &negotiation{generation: m.generation, began: began, ufrag: m.text(9), pwd: m.text(24)}
 	m.read(n.id[:])
 	m.cur = n
-	m.flushAt, m.resendAt, m.startAt, m.restartAt, m.deferredAt, m.relayAt = time.Time{}, time.Time{}, time.Time{}, time.Time{}, time.Time{}, time.Time{}
-	m.deferred = nil
+	m.timers, m.deferred = timers{}, nil
 }
 
 // restart begins a new session of our own, later if the last one was a moment ago. An id that is not bound yet is as good as new.
@@ -251,6 +258,14 @@ func (m *Machine) restart(now time.Time) {
 	m.restartNext = now.Add(m.jitter(m.restartDelay))
 	m.begin(now, true)
 	m.publish(now)
+}
+
+// hurry ends the back-off of restarts: what failed before may work now.
+func (m *Machine) hurry(now time.Time) {
+	m.restartDelay = 0
+	if first := now.Add(restartFirst); m.restartNext.After(first) {
+		m.restartNext = first
+	}
 }
 
 // sleep makes the machine idle.

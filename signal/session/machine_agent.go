@@ -4,7 +4,7 @@ import "time"
 
 // Next returns when the machine wants its next [Tick]; zero: not before something else happens.
 func (m *Machine) Next() (next time.Time) {
-	for _, t := range []time.Time{m.flushAt, m.resendAt, m.startAt, m.restartAt, m.deferredAt, m.relayAt} {
+	for _, t := range []time.Time{m.flushAt, m.resendAt, m.startAt, m.restartAt, m.deferredAt, m.relayAt, m.doubtAt} {
 		if !t.IsZero() && (next.IsZero() || t.Before(next)) {
 			next = t
 		}
@@ -41,6 +41,10 @@ func (m *Machine) tick(now time.Time) {
 		o := m.deferred
 		m.deferred = nil
 		m.receive(now, o)
+	}
+	if due(now, &m.doubtAt) && !m.Connected() {
+		m.begin(now, true)
+		m.publish(now)
 	}
 	if due(now, &m.restartAt) || due(now, &m.relayAt) {
 		m.restart(now)

@@ -7,8 +7,22 @@ import (
 	"github.com/wice-go/wice-go/proto"
 )
 
-// receive places an offer of the peer.
+// receive takes an offer of the peer, and compares where both sides stand.
 func (m *Machine) receive(now time.Time, o *proto.Offer) {
+	m.place(now, o)
+	switch n := m.cur; {
+	case n == nil, n.remote == nil, slices.Contains(o.Features, featureIdle):
+	case o.ID == n.remote.ID && o.RID == n.id:
+		m.doubtAt = time.Time{}
+	case o.ID == n.remote.ID && (!n.bound || len(o.Candidates) == 0 && !o.EOC):
+		// The peer has not seen our id yet. Once it has candidates it is bound, and not to us if not to our id.
+	case !m.Connected() && m.doubtAt.IsZero() && m.deferred == nil:
+		m.doubtAt = now.Add(m.jitter(doubtAfter))
+	}
+}
+
+// place does what an offer asks for.
+func (m *Machine) place(now time.Time, o *proto.Offer) {
 	idle := slices.Contains(o.Features, featureIdle)
 	if m.cur == nil {
 		if idle || m.wasReplaced(o.ID) {
@@ -31,11 +45,6 @@ func (m *Machine) receive(now time.Time, o *proto.Offer) {
 			return
 		}
 		m.accept(now, o)
-		if n == m.cur && n.bound && !n.connected && !answers && (len(o.Candidates) > 0 || o.EOC) {
-			m.restart(now) // it is bound to another id of ours by now
-		}
-	case m.wasReplaced(o.ID) && n.bound && answers && !n.connected:
-		m.restart(now) // one of both ids is a ghost, and ours may be bound to it
 	case m.wasReplaced(o.ID) && (n.bound || !answers):
 	case idle:
 	case !n.bound && (answers || !n.answered || o.Version == 0):

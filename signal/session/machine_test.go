@@ -273,6 +273,68 @@ func TestOwnRestartsArePaced(t *testing.T) {
 	}
 }
 
+func TestNoBackoffAfterChange(t *testing.T) {
+	for _, ev := range []Event{PeerAvailable{}, NetworkChanged{}} {
+		b := newBench(t)
+		b.connect(9)
+		for g := uint64(1); g < 6; g++ { // the back-off is half a minute by now
+			b.do(AgentFailed{Generation: g})
+			b.wait(restartMax)
+			b.do(from(byte(9+g), b.id(), 0, 0))
+		}
+		b.want(AgentFailed{Generation: 6}, "close 6")
+		if next := b.m.Next().Sub(b.now); next < 5*time.Second {
+			t.Fatalf("next restart after %v: there is no back-off to end", next)
+		}
+		b.do(ev)
+		if got := b.wait(restartFirst); !strings.HasPrefix(got, "send 0") {
+			t.Errorf("%T: got %q, want a new session", ev, got)
+		}
+	}
+}
+
+// Whatever misled one side: if the peer is in another session for a while, a new one begins. Answers to ours end the doubt.
+func TestDoubt(t *testing.T) {
+	b := newBench(t)
+	b.want(Start{}, "send 0")
+	b.want(from(9, b.id(), 0, 0), "start 1 with u9")
+	id := b.id()
+	b.do(from(8, sid(77), 3, 1)) // the peer is in a session that we never heard of
+	b.do(from(9, b.id(), 1, 1))  // no, it was an old offer
+	b.wait(2 * doubtAfter)
+	if b.id() != id {
+		t.Fatal("a new session, although the peer answers ours")
+	}
+	b.do(from(9, sid(77), 2, 1)) // what we took for an answer was for an old session of ours: this can't become a connection
+	b.wait(2 * doubtAfter)
+	if b.id() == id || b.last.Version != 0 || b.last.RID != (proto.SessionID{}) {
+		t.Fatalf("no new session: %+v", b.last)
+	}
+
+	b = newBench(t)
+	b.connect(9)
+	id = b.id()
+	b.do(from(8, sid(77), 3, 1))
+	b.wait(2 * doubtAfter)
+	if b.id() != id {
+		t.Fatal("an offer from nowhere ended a connection")
+	}
+}
+
+// One side is connected, the other waits for an answer to an id that the former has never seen with version 0. It hears the former's
+// offers of a session that is over.
+func TestDoubtWhileUnbound(t *testing.T) {
+	b := newBench(t)
+	b.connect(9)
+	b.want(from(8, sid(77), 0, 0), "send 0") // an old offer, never seen before
+	id := b.id()
+	b.do(from(9, sid(78), 5, 1)) // the peer is where we were
+	b.wait(2 * doubtAfter)
+	if b.id() == id || b.last.RID != (proto.SessionID{}) {
+		t.Fatalf("no new session: %+v", b.last)
+	}
+}
+
 func TestPeerRestartsArePaced(t *testing.T) {
 	b := newBench(t)
 	b.connect(9)

@@ -22,7 +22,6 @@ type agentMux struct {
 	allowed func(netip.Addr) bool
 	pacer   *pacer
 	gate    *relayGate
-	work    *sync.WaitGroup // waited for by Session.Close
 }
 
 // GetListenAddresses returns the addresses that may become candidates.
@@ -46,7 +45,7 @@ func (m *agentMux) GetConnForURL(ufrag, url string, addr net.Addr) (net.PacketCo
 }
 
 // GetXORMappedAddr asks the STUN server, until it answers, the time is over or the agent closes. It asks in rounds: a request or an
-// answer that is lost does no harm, and Close does not have to wait for the sum.
+// answer that is lost does no harm. When the agent closes, the round that runs ends by itself.
 func (m *agentMux) GetXORMappedAddr(server net.Addr, timeout time.Duration) (addr *stun.XORMappedAddress, err error) {
 	deadline := time.Now().Add(timeout)
 	for _, round := range []time.Duration{time.Second, 1500 * time.Millisecond, 2500 * time.Millisecond} {
@@ -54,7 +53,7 @@ func (m *agentMux) GetXORMappedAddr(server net.Addr, timeout time.Duration) (add
 		if round <= 0 {
 			break
 		}
-		addr, err = await(m.ctx, m.work.Go, func() (*stun.XORMappedAddress, error) {
+		addr, err = await(m.ctx, func() (*stun.XORMappedAddress, error) {
 			return m.UniversalUDPMux.GetXORMappedAddr(server, round)
 		}, nil)
 		if err == nil || m.ctx.Err() != nil {

@@ -2,8 +2,12 @@ package session
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net"
+	"net/netip"
+	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -13,19 +17,25 @@ import (
 // dialTimeout bounds how long a TURN server may take to accept a TCP connection, name lookup apart.
 const dialTimeout = 8 * time.Second
 
-// agentNet is what one agent makes its sockets with. When the agent closes, it gives up what waits for a server that has not said a
-// word (a name server, a TCP handshake, a TURN server), so that a dead one does not hold up Close. Sockets to live
-// servers stay until pion closes them: it has to give back its allocation first.
+// agentNet is what one agent makes its sockets with. When the agent closes, it gives up what waits for a server (a name server, a TCP
+// handshake, a TURN server that has not allocated anything yet), so that a dead one does not hold up Close. Sockets of relays
+// stay until pion closes them: it has to give back its allocation first.
 type agentNet struct {
 	transport.Net
 	ctx      context.Context
-	tcpDelay time.Duration // before each TCP handshake
+	tcpDelay time.Duration // before each TCP handshake: whether a relay over UDP is allocated by then
+	ipv6     bool          // a TURN server has an IPv6 address
+	udpRelay atomic.Bool   // a relay over UDP was allocated
 }
 
-// closeSilent closes c with the agent if nothing was heard by then.
-func (n *agentNet) closeSilent(c io.Closer, heard *atomic.Bool) {
+// errUDPRelay is why a TURN server is not asked over TCP. A second relay that comes later would only be slower: and its first checks
+// might reach the peer's relay before its announcement reaches the peer, and pass there for those of a direct path.
+var errUDPRelay = errors.New("not needed: a relay over UDP is there")
+
+// closeUnless closes c with the agent, unless there is something to give back by then.
+func (n *agentNet) closeUnless(c io.Closer, needed *atomic.Bool) {
 	context.AfterFunc(n.ctx, func() {
-		if !heard.Load() {
+		if !needed.Load() {
 			_ = c.Close()
 		}
 	})
@@ -55,14 +65,16 @@ func (c *udpConn) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// await runs f, but waits for it no longer than ctx lives. The result of an f that comes later goes to discard.
-func await[T any](ctx context.Context, spawn func(func()), f func() (T, error), discard func(T)) (T, error) {
+// await runs f, but waits for it no longer than ctx lives. The result of an f that comes later goes to discard. For what can't be
+// called off: name servers and TCP handshakes through [transport.Net] end by the system's timeouts, even after Session.Close, and
+// questions to STUN servers after a few seconds.
+func await[T any](ctx context.Context, f func() (T, error), discard func(T)) (T, error) {
 	type result struct {
 		v   T
 		err error
 	}
 	ch := make(chan result)
-	spawn(func() {
+	go func() {
 		v, err := f()
 		select {
 		case ch <- result{v, err}:
@@ -71,7 +83,7 @@ func await[T any](ctx context.Context, spawn func(func()), f func() (T, error), 
 				discard(v)
 			}
 		}
-	})
+	}()
 	select {
 	case r := <-ch:
 		return r.v, r.err
@@ -81,20 +93,19 @@ func await[T any](ctx context.Context, spawn func(func()), f func() (T, error), 
 	}
 }
 
-// spawn runs f beside everything else, even beyond Session.Close: name servers and TCP handshakes can't be called off through
-// [transport.Net], and end by the system's timeouts.
-func spawn(f func()) { go f() }
-
 func discardConn[T io.Closer](c T) { _ = c.Close() }
 
 // ListenPacket opens a TURN client's UDP socket.
 func (n *agentNet) ListenPacket(network, address string) (net.PacketConn, error) {
+	if n.ipv6 && network == "udp4" {
+		network, address = "udp", ":0" // pion asks for IPv4, whatever the server's address is
+	}
 	c, err := n.Net.ListenPacket(network, address)
 	if err != nil {
 		return nil, err
 	}
-	tc := &turnConn{PacketConn: c}
-	n.closeSilent(c, &tc.heard)
+	tc := &turnConn{PacketConn: c, allocated: &n.udpRelay}
+	n.closeUnless(c, &tc.holds)
 	return tc, nil
 }
 
@@ -107,14 +118,20 @@ func (n *agentNet) DialTCP(network string, laddr, raddr *net.TCPAddr) (transport
 	case <-n.ctx.Done():
 		return nil, context.Cause(n.ctx)
 	}
+	if n.udpRelay.Load() {
+		return nil, errUDPRelay
+	}
+	if network == "tcp4" && raddr.IP.To4() == nil {
+		network = "tcp6"
+	}
 	ctx, cancel := context.WithTimeout(n.ctx, dialTimeout)
 	defer cancel()
-	c, err := await(ctx, spawn, func() (transport.TCPConn, error) { return n.Net.DialTCP(network, laddr, raddr) }, discardConn[transport.TCPConn])
+	c, err := await(ctx, func() (transport.TCPConn, error) { return n.Net.DialTCP(network, laddr, raddr) }, discardConn[transport.TCPConn])
 	if err != nil {
 		return nil, err
 	}
 	tc := &tcpConn{TCPConn: c}
-	n.closeSilent(c, &tc.heard)
+	n.closeUnless(c, &tc.heard)
 	return tc, nil
 }
 
@@ -125,16 +142,34 @@ func (n *agentNet) DialUDP(network string, laddr, raddr *net.UDPAddr) (transport
 		return nil, err
 	}
 	uc := &udpConn{UDPConn: c}
-	n.closeSilent(c, &uc.heard)
+	n.closeUnless(c, &uc.heard)
 	return uc, nil
 }
 
 // ResolveUDPAddr looks up a server.
 func (n *agentNet) ResolveUDPAddr(network, address string) (*net.UDPAddr, error) {
-	return await(n.ctx, spawn, func() (*net.UDPAddr, error) { return n.Net.ResolveUDPAddr(network, address) }, nil)
+	if a, ok := literalIPv6(address); ok {
+		return net.UDPAddrFromAddrPort(a), nil
+	}
+	return await(n.ctx, func() (*net.UDPAddr, error) { return n.Net.ResolveUDPAddr(network, address) }, nil)
 }
 
 // ResolveTCPAddr looks up a server.
 func (n *agentNet) ResolveTCPAddr(network, address string) (*net.TCPAddr, error) {
-	return await(n.ctx, spawn, func() (*net.TCPAddr, error) { return n.Net.ResolveTCPAddr(network, address) }, nil)
+	if a, ok := literalIPv6(address); ok {
+		return net.TCPAddrFromAddrPort(a), nil
+	}
+	return await(n.ctx, func() (*net.TCPAddr, error) { return n.Net.ResolveTCPAddr(network, address) }, nil)
+}
+
+// literalIPv6 reads an IPv6 address and a port as pion writes them: with a colon between, without brackets. It asks for such an address
+// as one of IPv4 too, since its TURN client knows no other.
+func literalIPv6(s string) (netip.AddrPort, bool) {
+	i := strings.LastIndexByte(s, ':')
+	if i < 0 {
+		return netip.AddrPort{}, false
+	}
+	a, err := netip.ParseAddr(strings.Trim(s[:i], "[]"))
+	port, errPort := strconv.ParseUint(s[i+1:], 10, 16)
+	return netip.AddrPortFrom(a, uint16(port)), err == nil && errPort == nil && a.Is6() && !a.Is4In6()
 }

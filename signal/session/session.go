@@ -36,7 +36,7 @@ import (
 // Limits of a session.
 const (
 	maxQueuedOffers = 32               // the newest win
-	closeTimeout    = 15 * time.Second // pion waits for its gathering; ours is cut short long before
+	closeTimeout    = time.Second      // a process must be able to end within two; see Close
 	sendTimeout     = 10 * time.Second // for one offer; it is sent again anyway
 )
 
@@ -73,7 +73,12 @@ type Options struct {
 	Logger *slog.Logger // nil: nothing is logged
 	Lazy   bool         // sleep when the peer does
 	Rand   io.Reader    // ids, credentials, jitter; nil: the system's
+
+	timeouts timeouts // tests have less time
 }
+
+// timeouts are those of an agent.
+type timeouts struct{ keepalive, disconnected, failed time.Duration }
 
 // Session is the negotiation with one peer. All methods are safe for concurrent use; none but Close blocks.
 type Session struct {
@@ -126,6 +131,9 @@ func New(o Options) (*Session, error) {
 	if o.ICEServers == nil {
 		o.ICEServers = func() []proto.ICEServer { return nil }
 	}
+	if o.timeouts == (timeouts{}) {
+		o.timeouts = timeouts{keepaliveInterval, disconnectedTimeout, failedTimeout}
+	}
 	if len(o.CandidateTypes) == 0 {
 		o.CandidateTypes = []proto.CandidateType{proto.Host, proto.ServerReflexive, proto.PeerReflexive, proto.Relay}
 	}
@@ -170,7 +178,8 @@ func (s *Session) Restart(reason string) {
 	s.post(RestartRequested{})
 }
 
-// Close ends the session. No callback runs after it. It waits for the agents to end, but not for more than 15 s.
+// Close ends the session. No callback runs after it. It waits a second for the agents to end. One whose TURN server died in the
+// middle takes some seconds longer, until pion gives up its last request; there is nothing left to be done about it.
 func (s *Session) Close() error {
 	s.stop()
 	<-s.done
@@ -182,7 +191,8 @@ func (s *Session) Close() error {
 	case <-idle:
 		return nil
 	case <-timer.C:
-		return errors.New("session: close: an ICE agent does not end; its sockets stay open")
+		s.log.Debug("an ICE agent ends later: it still waits for a server")
+		return nil
 	}
 }
 

@@ -13,22 +13,25 @@ import (
 
 // sim is a world in simulated time: two machines, a model of their agents, and a channel between them.
 type sim struct {
-	now     time.Time
-	rng     *rand.Rand
-	nodes   [2]*simNode
-	flying  []simMessage
-	loss    float64
-	delay   time.Duration // at most
-	cut     bool          // no signaling
-	dataCut bool          // no packets
-	relayed bool          // pairs are relayed
-	fail    func(format string, args ...any)
-	sent    int
-	events  []simNote
+	now      time.Time
+	rng      *rand.Rand
+	nodes    [2]*simNode
+	flying   []simMessage
+	loss     float64
+	delay    time.Duration // at most
+	cut      bool          // no signaling
+	dataCut  bool          // no packets
+	relayed  bool          // pairs are relayed
+	ordered  bool          // what is older than what came already is dropped, as the router does by the timestamps
+	fail     func(format string, args ...any)
+	sent     int // since a test set it to zero
+	messages int
+	events   []simNote
 }
 
 type simMessage struct {
 	at    time.Time
+	sent  int // its number
 	to    int
 	offer *proto.Offer
 }
@@ -38,6 +41,7 @@ type simNode struct {
 	rand   *rand.ChaCha8
 	agents map[uint64]*simAgent
 	path   uint64
+	latest int // number of the newest message that came
 }
 
 // simAgent behaves as pion's does: it is connected when its counterpart runs, notices after a while that it does not, and gives up.
@@ -66,7 +70,7 @@ func (w *sim) boot(i int) {
 	binary.LittleEndian.PutUint64(seed[:], w.rng.Uint64())
 	n := w.nodes[i]
 	n.rand = rand.NewChaCha8(seed)
-	n.m, n.agents, n.path = NewMachine(n.rand, false), map[uint64]*simAgent{}, 0
+	n.m, n.agents, n.path, n.latest = NewMachine(n.rand, false), map[uint64]*simAgent{}, 0, 0
 	w.note("%d boots", i)
 }
 
@@ -84,7 +88,7 @@ func (w *sim) note(format string, args ...any) {
 // trace returns what happened last.
 func (w *sim) trace() string {
 	var b strings.Builder
-	for _, n := range w.events[max(0, len(w.events)-150):] {
+	for _, n := range w.events[max(0, len(w.events)-200):] {
 		fmt.Fprintf(&b, "%8.3f "+n.format+"\n", append([]any{float64(n.at.UnixMilli()%1_000_000) / 1000}, n.args...)...)
 	}
 	return b.String()
@@ -149,6 +153,7 @@ func (w *sim) step(i int, ev Event) {
 
 func (w *sim) send(to int, o *proto.Offer) {
 	w.sent++
+	w.messages++
 	if o.Version == 0 && (len(o.Candidates) > 0 || o.EOC) {
 		w.fail("version 0 has candidates")
 	}
@@ -156,7 +161,7 @@ func (w *sim) send(to int, o *proto.Offer) {
 		return
 	}
 	for {
-		w.flying = append(w.flying, simMessage{w.now.Add(time.Millisecond + time.Duration(w.rng.Int64N(int64(w.delay)+1))), to, o})
+		w.flying = append(w.flying, simMessage{w.now.Add(time.Millisecond + time.Duration(w.rng.Int64N(int64(w.delay)+1))), w.messages, to, o})
 		if w.rng.Float64() >= w.loss {
 			return
 		}
@@ -227,8 +232,11 @@ func (w *sim) run(until time.Time, stop func() bool) bool {
 			if !f.at.After(w.now) {
 				w.flying = slices.Delete(w.flying, i, i+1)
 				i--
-				c := *f.offer
-				w.step(f.to, OfferReceived{&c})
+				if n := w.nodes[f.to]; !w.ordered || f.sent > n.latest {
+					n.latest = max(n.latest, f.sent)
+					c := *f.offer
+					w.step(f.to, OfferReceived{&c})
+				}
 				continue
 			}
 			if f.at.Before(next) {

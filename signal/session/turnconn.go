@@ -14,7 +14,9 @@ import (
 type turnConn struct {
 	net.PacketConn
 	server atomic.Pointer[netip.AddrPort] // where the client sends to
-	heard  atomic.Bool                    // the server has said something
+	holds  atomic.Bool                    // the server has allocated a relay on this socket, which it wants back
+
+	allocated *atomic.Bool // set then too
 }
 
 // WriteTo sends to the TURN server; a client has one.
@@ -38,8 +40,11 @@ func (c *turnConn) ReadFrom(b []byte) (int, net.Addr, error) {
 		udp, ok := addr.(*net.UDPAddr)
 		s := c.server.Load()
 		if ok && s != nil && *s == unmapped(udp) && fromTURNServer(b[:n]) {
-			if !c.heard.Load() {
-				c.heard.Store(true)
+			if b[0] == 1 && b[1] == 3 { // Allocate success response, RFC 8656, section 7.3
+				c.holds.Store(true)
+				if c.allocated != nil {
+					c.allocated.Store(true)
+				}
 			}
 			return n, addr, nil
 		}

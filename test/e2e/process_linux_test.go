@@ -78,8 +78,10 @@ func ended(pid int) bool {
 	if err != nil {
 		return true
 	}
+	// The first thread may end before the others, which have the same files open.
+	threads, _ := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
 	_, rest, _ := strings.Cut(string(stat), ") ")
-	return strings.HasPrefix(rest, "Z") || strings.HasPrefix(rest, "X")
+	return len(threads) <= 1 && (strings.HasPrefix(rest, "Z") || strings.HasPrefix(rest, "X"))
 }
 
 // gone waits until the node has no daemon.
@@ -95,8 +97,8 @@ func (n *node) gone(limit time.Duration) {
 func (n *node) kill() {
 	for _, pid := range n.daemons() {
 		_ = syscall.Kill(pid, syscall.SIGKILL)
+		n.w.until(patience, n.name+"'s daemon ends", func() (bool, string) { return ended(pid), fmt.Sprint(pid) })
 	}
-	n.gone(patience)
 }
 
 // explain logs what is known of a node.

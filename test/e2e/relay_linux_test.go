@@ -66,6 +66,41 @@ func TestUDPBlocked(t *testing.T) {
 	}
 }
 
+// The same with IPv6 alone, and from behind a firewall that would let a direct path through but for CandidateTypes.
+func TestIPv6Relay(t *testing.T) {
+	needTool(t, "turnserver")
+	for _, protocol := range []string{"udp", "tcp", "tls", "rendezvous"} {
+		t.Run(protocol, func(t *testing.T) {
+			site := natlab.Site{NAT: natlab.UDPBlocked, Firewall6: true}
+			if protocol == "udp" || protocol == "rendezvous" {
+				site.NAT = natlab.None
+			}
+			w := newWorld(t, natlab.Config{Family: natlab.IPv6, A: site, B: natlab.Site{Firewall6: true}})
+			w.rendezvous("--address", w.lab.ServerAlt6.String(), "--port", "443", fmt.Sprintf("--relay=%v", protocol == "rendezvous"))
+			na, nb := w.node(w.lab.A[0], "#!wice CandidateTypes = relay"), w.node(w.lab.B[0])
+			if protocol != "rendezvous" {
+				o, scheme, suffix := natlab.CoTURNOptions{Port: 443}, "turn", "?transport="+protocol
+				if protocol == "tls" {
+					o, scheme, suffix = natlab.CoTURNOptions{TLSPort: 443}, "turns", ""
+				}
+				s := natlab.CoTURN(t, w.lab.Server, o)
+				na.lines = append(na.lines, fmt.Sprintf("#!wice ICEServer = %s:%s:%s@[%s]:443%s", scheme, s.Username, s.Password, s.Addr6, suffix))
+				na.env = []string{"SSL_CERT_FILE=" + s.CertFile}
+			}
+			join(na, nb)
+			nb.up()
+			took := na.upAndPing(nb)
+			p := na.peerUntil(nb, "through its relay", func(p peerStatus) bool {
+				return p.Path != nil && p.Path.Kind == "relay" && p.Path.Local.Type == "relay"
+			})
+			t.Logf("first ping after %v; %v", took.Round(ms), p)
+			if want := map[string]string{"rendezvous": "udp"}[protocol]; p.Path.Protocol != protocol && p.Path.Protocol != want {
+				t.Errorf("got %v, want %s", p, protocol)
+			}
+		})
+	}
+}
+
 // Where UDP is blocked and TCP passes, the rendezvous is enough.
 func TestUDPBlockedRendezvous(t *testing.T) {
 	w := newWorld(t, natlab.Config{A: natlab.Site{NAT: natlab.PortRestricted}, B: natlab.Site{NAT: natlab.PortRestricted}})

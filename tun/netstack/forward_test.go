@@ -209,18 +209,20 @@ func TestForwardSlots(t *testing.T) {
 		defer c.Close()
 		clients = append(clients, c)
 	}
+	var servers []net.Conn
 	for range 2 { // an acceptor that waits holds no slot
-		c := <-accepted
-		defer c.Close()
+		servers = append(servers, <-accepted)
 	}
 	select {
 	case <-accepted:
 		t.Error("got a third connection, want it to wait")
 	case <-time.After(50 * time.Millisecond):
 	}
-	clients[0].Close() // whose slot is the third's
-	c := <-accepted
-	c.Close()
+	for i, c := range servers { // their slots become free
+		clients[i].Close()
+		c.Close()
+	}
+	(<-accepted).Close()
 	l.Close()
 	for c := range accepted {
 		c.Close()
@@ -484,11 +486,11 @@ func TestUDPIdle(t *testing.T) {
 		c.in <- packet{"alice", "1"}
 		out := <-dialed
 		for range 5 {
-			time.Sleep(udpIdle - time.Second)
+			<-time.After(udpIdle - time.Second)
 			c.in <- packet{"alice", "2"}
 		}
 		for range 5 {
-			time.Sleep(udpIdle - time.Second)
+			<-time.After(udpIdle - time.Second)
 			out.in <- packet{"target", "3"}
 		}
 		synctest.Wait()
@@ -503,7 +505,7 @@ func TestUDPIdle(t *testing.T) {
 		if got := <-c.out; got.from != "alice" {
 			t.Errorf("the answer went to %s", got.from)
 		}
-		time.Sleep(udpIdle + time.Second)
+		<-time.After(udpIdle + time.Second)
 		synctest.Wait()
 		select {
 		case <-out.closed:
@@ -530,7 +532,7 @@ func TestUDPTableIsBounded(t *testing.T) {
 		if first, second := <-dialed, <-dialed; len(first.out)+len(second.out) != 3 {
 			t.Errorf("got %d and %d datagrams, want 3", len(first.out), len(second.out))
 		}
-		time.Sleep(udpIdle + time.Second)
+		<-time.After(udpIdle + time.Second)
 		c.in <- packet{"c", "x"}
 		synctest.Wait()
 		if len(dialed) != 1 {
@@ -545,7 +547,7 @@ func TestUDPNoBusyLoop(t *testing.T) {
 		synctest.Wait()
 		c.fail = errors.New("out of memory")
 		c.in <- packet{"a", "x"} // wakes the reader
-		time.Sleep(time.Minute)
+		<-time.After(time.Minute)
 		synctest.Wait()
 		if c.reads > 80 {
 			t.Errorf("%d reads in a minute", c.reads)
@@ -571,9 +573,9 @@ func TestUDPUnreachable(t *testing.T) {
 		w.tasks.Go(func() { w.receiveUDP(c) })
 		for range 50 {
 			c.in <- packet{"a", "x"}
-			time.Sleep(10 * time.Millisecond)
+			<-time.After(10 * time.Millisecond)
 		}
-		time.Sleep(2 * udpRetry)
+		<-time.After(2 * udpRetry)
 		synctest.Wait()
 		if dials != 1 || len(w.slots) != 0 {
 			t.Errorf("got %d dials, %d slots held", dials, len(w.slots))
