@@ -57,7 +57,7 @@ or a check that did not come true.`,
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
 			return a.flagsFromEnv(cmd.Flags())
 		},
-		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: false},
+		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
 	}
 	root.SetIn(a.stdin)
 	root.SetOut(a.stdout)
@@ -68,7 +68,7 @@ or a check that did not come true.`,
 	root.AddCommand(
 		newUpCommand(a), newDownCommand(a), newShowCommand(a), newStatusCommand(a), newPingCommand(a),
 		newGenkeyCommand(a), newGenpskCommand(a), newPubkeyCommand(a),
-		newRendezvousCommand(a), newDemoCommand(a), newVersionCommand(a),
+		newRendezvousCommand(a), newDemoCommand(a), newVersionCommand(a), newCompletionCommand(a),
 	)
 	return root
 }

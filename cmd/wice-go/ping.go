@@ -24,8 +24,9 @@ type pingFlags struct {
 func newPingCommand(a *app) *cobra.Command {
 	var f pingFlags
 	cmd := &cobra.Command{
-		Use:   "ping IFACE PEER",
-		Short: "Ping a peer through the tunnel, and say which path each reply took",
+		Use:               "ping IFACE PEER",
+		ValidArgsFunction: a.completeRunning,
+		Short:             "Ping a peer through the tunnel, and say which path each reply took",
 		Long: `Send ICMP echo requests through the tunnel to a peer, given by its name, its public key (or the beginning of it) or an address
 inside the tunnel. Each reply comes with the path that the tunnel takes at that moment.`,
 		Example: `  wice-go ping wg0 alice

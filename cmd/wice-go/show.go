@@ -25,8 +25,9 @@ const showFields = "public-key private-key listen-port fwmark peers preshared-ke
 func newShowCommand(a *app) *cobra.Command {
 	fields := strings.Fields(showFields)
 	return &cobra.Command{
-		Use:   "show [IFACE|all|interfaces] [FIELD]",
-		Short: "Show what wg show does",
+		Use:               "show [IFACE|all|interfaces] [FIELD]",
+		ValidArgsFunction: a.completeRunning,
+		Short:             "Show what wg show does",
 		Long: `Show the configuration and the state of interfaces exactly as wg show does, for those without wg, and for daemons without root
 that wg can't see. FIELD is one of ` + strings.Join(fields, ", ") + `.
 

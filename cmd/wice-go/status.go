@@ -25,8 +25,9 @@ type statusFlags struct {
 func newStatusCommand(a *app) *cobra.Command {
 	var f statusFlags
 	cmd := &cobra.Command{
-		Use:   "status [IFACE]",
-		Short: "Show how each peer is reached, and why not directly",
+		Use:               "status [IFACE]",
+		ValidArgsFunction: a.completeRunning,
+		Short:             "Show how each peer is reached, and why not directly",
 		Long: `Show one line a peer: its name or the beginning of its key, overlay address, state, path, round trip, transfer and last
 handshake, and why it is not connected or not direct. Without IFACE all interfaces that are up are shown.
 

@@ -228,10 +228,11 @@ func notConnected(s *control.Status) []string {
 
 func newDownCommand(a *app) *cobra.Command {
 	return &cobra.Command{
-		Use:     "down IFACE",
-		Short:   "Stop an interface's daemon and remove what it set up",
-		Example: "  wice-go down wg0",
-		Args:    exactArgs(1),
+		Use:               "down IFACE",
+		ValidArgsFunction: a.completeRunning,
+		Short:             "Stop an interface's daemon and remove what it set up",
+		Example:           "  wice-go down wg0",
+		Args:              exactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.down(cmd.Context(), args[0])
 		},

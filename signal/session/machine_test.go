@@ -278,8 +278,9 @@ func TestNoBackoffAfterChange(t *testing.T) {
 		b := newBench(t)
 		b.connect(9)
 		for g := uint64(1); g < 6; g++ { // the back-off is half a minute by now
-			b.do(AgentFailed{Generation: g})
-			b.wait(restartMax)
+			for b.do(AgentFailed{Generation: g}); b.m.Generation() == g; b.do(Tick{}) {
+				b.now = b.m.Next()
+			}
 			b.do(from(byte(9+g), b.id(), 0, 0))
 		}
 		b.want(AgentFailed{Generation: 6}, "close 6")
