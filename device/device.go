@@ -10,7 +10,8 @@
 // # Locking
 //
 // Device.mu guards the table of peers. It is held neither across a call into wireguard-go nor across Session.Close or Router.Close, so
-// the callbacks of sessions and router may take it. Set operations are serialized by uapiMu, which is taken before mu and by no callback.
+// the callbacks of sessions and router may take it. Set operations are serialized by uapiMu, which is taken before mu and by no callback;
+// peer.mu is taken before mu too.
 package device
 
 import (
@@ -18,6 +19,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"net/url"
 	"slices"
@@ -60,6 +62,9 @@ type Options struct {
 	// IncludeLoopback lets loopback addresses be candidates: for peers on one machine without a network.
 	IncludeLoopback bool
 
+	// Resolver looks up the endpoints that are names. Nil: the system's, asked from sockets with the interface's mark.
+	Resolver *net.Resolver
+
 	Logger *slog.Logger // nil: slog.Default()
 }
 
@@ -73,6 +78,7 @@ type Device struct {
 	ctx    context.Context // done when the device closes
 	cancel context.CancelFunc
 	net    *underlay
+	named  []*namedEndpoint
 	meta   map[key.Public]config.Peer // what the file says of each peer
 
 	networkTypes []proto.NetworkType
@@ -90,12 +96,19 @@ type Device struct {
 	identity key.Private
 	router   *signal.Router // nil while there is no private key, or not up
 	peers    map[key.Public]*peer
-	yielded  []yielded // the oldest first
+	static   map[key.Public]netip.AddrPort // endpoints set by hand, of all peers of WireGuard's table; they outlive sessions
+	yielded  []yielded                     // the oldest first
 }
 
 // New makes the device and applies its configuration, without a packet sent. See [Device.Up].
 func New(opts Options) (*Device, error) {
-	d := &Device{opts: opts, log: opts.Logger, peers: make(map[key.Public]*peer), meta: make(map[key.Public]config.Peer)}
+	d := &Device{
+		opts:   opts,
+		log:    opts.Logger,
+		meta:   make(map[key.Public]config.Peer),
+		peers:  make(map[key.Public]*peer),
+		static: make(map[key.Public]netip.AddrPort),
+	}
 	if d.log == nil {
 		d.log = slog.Default()
 	}
@@ -110,10 +123,14 @@ func New(opts Options) (*Device, error) {
 		ExcludeInterface: func(name string) bool { return name == opts.Name },
 		IncludeLoopback:  opts.IncludeLoopback,
 	})
-	d.networkTypes = networkTypes(opts.Config)
-	d.net = newUnderlay(d.bind.ControlSocket)
+	d.net = &underlay{control: d.bind.ControlSocket}
+	d.named = namedEndpoints(opts.Config)
 	d.wg = wgdevice.NewDevice(opts.Tun, d.bind, wireguardLogger(d.log))
-	if err := d.ipcSet(opts.Config.UAPI()); err != nil {
+	var err error
+	if d.networkTypes, err = networkTypes(opts.Config); err == nil {
+		err = d.ipcSet(opts.Config.UAPI())
+	}
+	if err != nil {
 		d.Close()
 		return nil, err
 	}
@@ -121,8 +138,13 @@ func New(opts Options) (*Device, error) {
 }
 
 // Up opens the sockets, with fwmark on them unless it is 0, and starts signaling and sessions; it returns at once. A port in use is an
-// error; an unreachable rendezvous is not.
+// error; an unreachable rendezvous is not. It is called once.
 func (d *Device) Up(fwmark uint32) error {
+	d.uapiMu.Lock()
+	defer d.uapiMu.Unlock()
+	if d.ctx.Err() != nil {
+		return errClosed
+	}
 	if err := d.wg.Up(); err != nil {
 		return err
 	}
@@ -139,16 +161,16 @@ func (d *Device) Up(fwmark uint32) error {
 			d.tcp.open(d.ctx, state.listenPort, d.bind.ControlSocket, d.log)
 		}
 	}
-	d.uapiMu.Lock()
-	defer d.uapiMu.Unlock()
 	d.mu.Lock()
 	d.up = true
 	d.mu.Unlock()
-	if err := d.reconcile(nil); err != nil {
+	if err := d.reconcile(setOperation{}); err != nil {
 		return err
 	}
 	d.tasks.Go(d.watchNetwork)
-	d.resolveEndpoints()
+	for _, n := range d.named {
+		d.tasks.Go(func() { d.follow(n) })
+	}
 	return nil
 }
 

@@ -357,8 +357,13 @@ func TestFullTunnelLeavesTCPOut(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := !slices.ContainsFunc(networkTypes(cfg), proto.NetworkType.IsTCP); got != c.want {
-			t.Errorf("%q: got %v, want %v", c.more, got, c.want)
+		types, err := networkTypes(cfg)
+		if got := !slices.ContainsFunc(types, proto.NetworkType.IsTCP); got != c.want || err != nil {
+			t.Errorf("%q: got %v, %v, want %v", c.more, got, err, c.want)
+		}
+		cfg.Interface.NetworkTypes = []proto.NetworkType{proto.TCP4}
+		if _, err := networkTypes(cfg); (err != nil) != c.want {
+			t.Errorf("%q with nothing but TCP: got %v", c.more, err)
 		}
 	}
 }

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -38,10 +40,9 @@ type peer struct {
 	endpoint *bind.PeerEndpoint
 	session  *session.Session
 
-	mu     sync.Mutex // guards all following
-	static netip.AddrPort
-	ice    bool   // the path in use came from ICE
-	gen    uint64 // generation of the last path
+	mu  sync.Mutex // guards all following
+	ice bool       // the path in use came from ICE
+	gen uint64     // generation of the last path
 }
 
 // isICE reports whether a peer of WireGuard's table takes part in ICE: unless the file says "off", or nobody can have its key.
@@ -49,9 +50,9 @@ func (d *Device) isICE(pk key.Public) bool {
 	return d.meta[pk].ICE != config.ICEOff && pk.Validate() == nil && len(d.opts.Backends) > 0
 }
 
-// reconcile makes sessions and endpoints follow WireGuard's own table of peers, which the UAPI may have changed. endpoints has the
-// endpoints that the operation set by hand. The caller holds uapiMu.
-func (d *Device) reconcile(endpoints map[key.Public]netip.AddrPort) error {
+// reconcile makes sessions and endpoints follow WireGuard's own table of peers, which the operation may have changed. The caller holds
+// uapiMu.
+func (d *Device) reconcile(set setOperation) error {
 	state, err := d.readState()
 	if err != nil {
 		return err
@@ -66,21 +67,37 @@ func (d *Device) reconcile(endpoints map[key.Public]netip.AddrPort) error {
 		d.mu.Unlock()
 	}
 	wanted := make(map[key.Public]bool)
+	static := make(map[key.Public]netip.AddrPort)
+	var detached []key.Public // peers whose endpoint in WireGuard is not that of the bind
+	d.mu.Lock()
 	for _, p := range state.peers {
-		if d.isICE(p.publicKey) {
-			wanted[p.publicKey] = true
+		pk := p.publicKey
+		addr, named := set.endpoints[pk]
+		if !named && !set.replacesPeers {
+			addr = d.static[pk]
+		}
+		if addr.IsValid() {
+			static[pk] = addr
+		}
+		if !d.isICE(pk) {
+			continue
+		}
+		wanted[pk] = true
+		if named || p.endpoint == "" || d.peers[pk] == nil {
+			detached = append(detached, pk)
 		}
 	}
+	d.static = static
+	d.mu.Unlock()
 	d.dropPeers(wanted)
 	if state.privateKey.IsZero() {
 		return nil
 	}
-	added, err := d.addPeers(wanted)
-	if err != nil {
+	if err := d.addPeers(wanted); err != nil {
 		return err
 	}
-	for pk, addr := range endpoints {
-		d.setStatic(pk, addr)
+	for _, pk := range detached {
+		d.attach(d.lookup(pk))
 	}
 	if !up {
 		return nil
@@ -88,7 +105,7 @@ func (d *Device) reconcile(endpoints map[key.Public]netip.AddrPort) error {
 	if err := d.startSignaling(wanted); err != nil {
 		return err
 	}
-	d.tasks.Go(func() { d.pace(added) })
+	d.tasks.Go(d.pace)
 	return nil
 }
 
@@ -117,8 +134,8 @@ func (d *Device) closePeers(peers []*peer) {
 	wait.Wait()
 }
 
-// addPeers makes the endpoint and the session of each wanted peer that has none, and returns all sessions that were not started yet.
-func (d *Device) addPeers(wanted map[key.Public]bool) ([]*peer, error) {
+// addPeers makes the endpoint and the session of each wanted peer that has none.
+func (d *Device) addPeers(wanted map[key.Public]bool) error {
 	d.mu.RLock()
 	identity := d.identity
 	var missing []key.Public
@@ -149,31 +166,24 @@ func (d *Device) addPeers(wanted map[key.Public]bool) ([]*peer, error) {
 			Lazy:            d.isLazy(pk),
 		})
 		if err != nil {
-			return nil, fmt.Errorf("peer %s: %w", pk, err)
+			return fmt.Errorf("peer %s: %w", pk, err)
 		}
 		p.session = s
 		p.endpoint.SetWanted(s.Start)
 		d.mu.Lock()
 		d.peers[pk] = p
 		d.mu.Unlock()
-		// From now on WireGuard sends to the peer through the bind, which holds the initiation while there is no path.
-		if wp := d.wg.LookupPeer(wgdevice.NoisePublicKey(pk)); wp != nil {
-			wp.SetEndpointFromPacket(p.endpoint)
-		}
 	}
-	d.mu.RLock()
-	defer d.mu.RUnlock()
-	all := make([]*peer, 0, len(d.peers))
-	for _, p := range d.peers {
-		all = append(all, p)
-	}
-	return all, nil
+	return nil
 }
 
-// pace starts the sessions one after another; Start does nothing where one is under way.
-func (d *Device) pace(peers []*peer) {
+// pace starts the sessions that are not under way one after another.
+func (d *Device) pace() {
 	tick := time.NewTicker(sessionPace)
 	defer tick.Stop()
+	d.mu.RLock()
+	peers := slices.Collect(maps.Values(d.peers))
+	d.mu.RUnlock()
 	for _, p := range peers {
 		if d.isLazy(p.key) || p.session.Status().State != session.Idle {
 			continue
@@ -207,22 +217,28 @@ func (d *Device) lookup(pk key.Public) *peer {
 	return d.peers[pk]
 }
 
-// setStatic takes an endpoint that was set by hand: WireGuard uses it at once, until ICE finds a path.
-func (d *Device) setStatic(pk key.Public, addr netip.AddrPort) {
-	p := d.lookup(pk)
-	if p == nil {
-		return // an ordinary WireGuard peer
-	}
+// attach makes WireGuard send to the peer through its endpoint in the bind, which holds the initiation while there is no path. An endpoint
+// that was set by hand is the path until ICE finds one.
+func (d *Device) attach(p *peer) {
 	p.mu.Lock()
-	p.static = addr
 	if !p.ice {
-		p.endpoint.SetPath(bind.NewStaticPath(addr))
+		p.endpoint.SetPath(d.staticPath(p.key))
 	}
 	p.mu.Unlock()
-	if wp := d.wg.LookupPeer(wgdevice.NoisePublicKey(pk)); wp != nil {
+	if wp := d.wg.LookupPeer(wgdevice.NoisePublicKey(p.key)); wp != nil {
 		wp.SetEndpointFromPacket(p.endpoint)
 		p.endpoint.FlushHeld()
 	}
+}
+
+// staticPath is the path to the endpoint that was set by hand, nil if there is none.
+func (d *Device) staticPath(pk key.Public) *bind.Path {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	if addr, ok := d.static[pk]; ok {
+		return bind.NewStaticPath(addr)
+	}
+	return nil
 }
 
 // onPath follows the pair that ICE selected. It runs on the session's goroutine.
@@ -230,9 +246,8 @@ func (d *Device) onPath(p *peer, path *session.Path) {
 	p.mu.Lock()
 	var next *bind.Path
 	switch {
-	case path == nil && p.static.IsValid():
-		next = bind.NewStaticPath(p.static)
 	case path == nil:
+		next = d.staticPath(p.key)
 	case path.Direct:
 		next = bind.NewDirectPath(path.Base.Addr(), path.Remote.Address)
 	default:
@@ -352,11 +367,7 @@ func (d *Device) startSignaling(wanted map[key.Public]bool) error {
 		d.mu.Unlock()
 	}
 	if router != nil {
-		peers := make([]key.Public, 0, len(wanted))
-		for pk := range wanted {
-			peers = append(peers, pk)
-		}
-		router.SetPeers(peers)
+		router.SetPeers(slices.Collect(maps.Keys(wanted)))
 	}
 	return nil
 }
@@ -365,10 +376,7 @@ func (d *Device) startSignaling(wanted map[key.Public]bool) error {
 func (d *Device) stopSignaling() {
 	d.mu.Lock()
 	router := d.router
-	peers := make([]*peer, 0, len(d.peers))
-	for _, p := range d.peers {
-		peers = append(peers, p)
-	}
+	peers := slices.Collect(maps.Values(d.peers))
 	d.router = nil
 	clear(d.peers)
 	d.mu.Unlock()

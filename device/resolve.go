@@ -2,10 +2,12 @@ package device
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -16,6 +18,9 @@ import (
 )
 
 const (
+	// resolveFirst bounds the lookups before the interface is up: it comes up without a name server too.
+	resolveFirst = 5 * time.Second
+
 	// resolveEvery is how often the name of a peer's endpoint is looked up again while the peer does not answer: its address may be
 	// a dynamic one.
 	resolveEvery = time.Minute
@@ -24,49 +29,86 @@ const (
 	answeredWithin = 3 * time.Minute
 )
 
-// resolveEndpoints looks up the endpoints of the file that are names, and goes on doing so for peers that do not answer. WireGuard itself
-// takes only numbers.
-func (d *Device) resolveEndpoints() {
-	var named []config.Peer
-	for _, p := range d.opts.Config.Peers {
-		if _, err := netip.ParseAddrPort(p.Endpoint); p.Endpoint != "" && err != nil {
-			named = append(named, p)
-		}
-	}
-	for _, p := range named {
-		d.tasks.Go(func() { d.resolveEndpoint(p.PublicKey, p.Endpoint) })
-	}
+// namedEndpoint is an endpoint of the file that has a name for its host. WireGuard itself takes only numbers.
+type namedEndpoint struct {
+	peer  key.Public
+	name  string         // host:port
+	found netip.AddrPort // what it was last; owned by ResolveEndpoints, then by follow
 }
 
-func (d *Device) resolveEndpoint(pk key.Public, endpoint string) {
+func namedEndpoints(c *config.Config) []*namedEndpoint {
+	var named []*namedEndpoint
+	for _, p := range c.Peers {
+		if _, err := netip.ParseAddrPort(p.Endpoint); p.Endpoint != "" && err != nil {
+			named = append(named, &namedEndpoint{peer: p.PublicKey, name: p.Endpoint})
+		}
+	}
+	return named
+}
+
+// ResolveEndpoints looks up the endpoints of the file that are names, for at most 5 s. It is to be called before [Device.Up] and before
+// routes lead into the tunnel, which would swallow the questions to a name server as long as the tunnel has no endpoint. Up goes on with
+// what is not found, so that calling it is not necessary where there are no such routes.
+func (d *Device) ResolveEndpoints(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, resolveFirst)
+	defer cancel()
+	var lookups sync.WaitGroup
+	for _, n := range d.named {
+		lookups.Go(func() { d.resolve(ctx, n) })
+	}
+	lookups.Wait()
+}
+
+// follow looks the name up until it is found, and again as long as the peer does not answer.
+func (d *Device) follow(n *namedEndpoint) {
 	retry := backoff.NewExponentialBackOff()
 	retry.MaxInterval = resolveEvery
-	var last netip.AddrPort
+	wait := time.Duration(0)
+	if n.found.IsValid() {
+		wait = resolveEvery
+	}
 	for {
-		wait := resolveEvery
-		if time.Since(d.lastHandshake(pk)) > answeredWithin {
-			addr, err := resolve(d.ctx, endpoint)
-			switch {
-			case err != nil:
-				d.log.Warn("endpoint not found, trying again", "peer", d.displayName(pk), "endpoint", endpoint, "err", err)
-				wait = retry.NextBackOff()
-			case addr != last:
-				last = addr
-				d.setEndpoint(pk, addr)
-			}
-		}
 		select {
 		case <-d.ctx.Done():
 			return
 		case <-time.After(wait):
 		}
+		wait = resolveEvery
+		if time.Since(d.lastHandshake(n.peer)) <= answeredWithin {
+			continue
+		}
+		if d.resolve(d.ctx, n) {
+			retry.Reset()
+		} else {
+			wait = retry.NextBackOff()
+		}
 	}
+}
+
+// resolve looks the name up once, and gives the peer the endpoint if it is another one than before. It reports whether the name was found.
+func (d *Device) resolve(ctx context.Context, n *namedEndpoint) bool {
+	if d.wg.LookupPeer(wgdevice.NoisePublicKey(n.peer)) == nil {
+		return false // removed, but it may come back
+	}
+	addr, err := d.lookUpName(ctx, n.name)
+	if err != nil {
+		d.log.Warn("endpoint not found, trying again", "name", d.displayName(n.peer), "endpoint", n.name, "err", err)
+		return false
+	}
+	if addr != n.found {
+		n.found = addr
+		d.setEndpoint(n.peer, addr)
+	}
+	return true
 }
 
 // setEndpoint gives the peer an endpoint as "wg set" would.
 func (d *Device) setEndpoint(pk key.Public, addr netip.AddrPort) {
-	if d.lookup(pk) != nil {
-		d.setStatic(pk, addr)
+	d.mu.Lock()
+	d.static[pk] = addr
+	d.mu.Unlock()
+	if p := d.lookup(pk); p != nil {
+		d.attach(p)
 		return
 	}
 	wp := d.wg.LookupPeer(wgdevice.NoisePublicKey(pk))
@@ -75,8 +117,8 @@ func (d *Device) setEndpoint(pk key.Public, addr netip.AddrPort) {
 	}
 }
 
-func resolve(ctx context.Context, endpoint string) (netip.AddrPort, error) {
-	host, service, err := net.SplitHostPort(endpoint)
+func (d *Device) lookUpName(ctx context.Context, name string) (netip.AddrPort, error) {
+	host, service, err := net.SplitHostPort(name)
 	if err != nil {
 		return netip.AddrPort{}, err
 	}
@@ -84,7 +126,14 @@ func resolve(ctx context.Context, endpoint string) (netip.AddrPort, error) {
 	if err != nil {
 		return netip.AddrPort{}, fmt.Errorf("port %q: %w", service, err)
 	}
-	addrs, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+	resolver := d.opts.Resolver
+	if resolver == nil {
+		resolver = &net.Resolver{Dial: d.net.DialContext}
+	}
+	addrs, err := resolver.LookupNetIP(ctx, "ip", host)
+	if err == nil && len(addrs) == 0 {
+		err = errors.New("the name has no address")
+	}
 	if err != nil {
 		return netip.AddrPort{}, err
 	}

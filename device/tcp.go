@@ -2,6 +2,7 @@ package device
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -143,15 +144,19 @@ func (c *trackedConn) Close() error {
 
 // networkTypes returns the transports that sessions may use. TCP is left out of a full tunnel: pion dials such candidates by sockets of
 // its own, which can't be marked, so that they would be routed into the tunnel that they are to carry.
-func networkTypes(c *config.Config) []proto.NetworkType {
+func networkTypes(c *config.Config) ([]proto.NetworkType, error) {
 	types := c.Interface.NetworkTypes
 	if types == nil {
 		types = []proto.NetworkType{proto.UDP4, proto.UDP6, proto.TCP4, proto.TCP6}
 	}
 	if !marked(c) {
-		return types
+		return types, nil
 	}
-	return slices.DeleteFunc(slices.Clone(types), proto.NetworkType.IsTCP)
+	types = slices.DeleteFunc(slices.Clone(types), proto.NetworkType.IsTCP)
+	if len(types) == 0 {
+		return nil, errors.New("NetworkTypes: ICE over TCP can't leave a full tunnel, nor carry a FwMark: add udp4 or udp6")
+	}
+	return types, nil
 }
 
 // marked reports whether the packets of the underlay need a mark to find their way.

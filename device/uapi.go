@@ -101,6 +101,7 @@ func (e *uapiError) ErrorCode() int64 { return e.code }
 
 var (
 	errInvalid = &uapiError{ipc.IpcErrorInvalid, errors.New("trailing character in UAPI get")}
+	errClosed  = &uapiError{ipc.IpcErrorIO, errors.New("the interface is down")}
 	errTooLong = &uapiError{ipc.IpcErrorIO, fmt.Errorf("set operation of more than %d bytes", maxSetSize)}
 )
 
@@ -142,11 +143,14 @@ func (d *Device) serveSet(in *bufio.Reader) error {
 func (d *Device) ipcSet(text string) error {
 	d.uapiMu.Lock()
 	defer d.uapiMu.Unlock()
+	if d.ctx.Err() != nil {
+		return errClosed
+	}
 	set := splitSet(text)
 	if err := d.wg.IpcSet(set.first); err != nil {
-		return errors.Join(err, d.reconcile(set.endpoints))
+		return errors.Join(err, d.reconcile(set))
 	}
-	if err := d.reconcile(set.endpoints); err != nil {
+	if err := d.reconcile(set); err != nil {
 		return err
 	}
 	if set.keepalives == "" {
@@ -159,7 +163,10 @@ func (d *Device) ipcSet(text string) error {
 type setOperation struct {
 	first      string // all but the keep-alives
 	keepalives string // the keep-alives, as an operation of their own that creates no peer
-	endpoints  map[key.Public]netip.AddrPort
+
+	// endpoints are those that it sets; the zero value is that of a peer that it removes, and may add again.
+	endpoints     map[key.Public]netip.AddrPort
+	replacesPeers bool // all peers are removed first
 }
 
 // splitSet takes a set operation apart. What wireguard-go makes of the two parts, one after the other, is what it makes of the whole, if it
@@ -185,7 +192,9 @@ func splitSet(text string) setOperation {
 			pk, err = key.ParsePublicHex(value) // wireguard-go reports what is wrong with it
 			known = err == nil
 		case "remove":
-			delete(op.endpoints, pk)
+			op.endpoints[pk] = netip.AddrPort{}
+		case "replace_peers":
+			op.replacesPeers = true
 		case "endpoint":
 			if addr, err := netip.ParseAddrPort(value); err == nil && known {
 				op.endpoints[pk] = addr

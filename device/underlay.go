@@ -20,22 +20,21 @@ const (
 	// system, and is well below the time in which a dead path is noticed.
 	networkPoll = 2 * time.Second
 
-	// turnDialTimeout bounds the connection to a TURN server over TCP.
-	turnDialTimeout = 5 * time.Second
+	// dialTimeout bounds a connection over TCP to a TURN or name server.
+	dialTimeout = 5 * time.Second
+
+	// turnSocketBuffer is the size in bytes asked for a TURN socket's buffers: it carries the relayed traffic of a peer.
+	turnSocketBuffer = 4 << 20
 )
 
-// underlay makes the sockets that pion opens beside the bind's own, those to TURN servers: with the interface's mark on them, so that
-// a full tunnel does not swallow its own packets.
+// underlay makes the sockets beside the bind's own, those to TURN and name servers: with the interface's mark on
+// them, so that a full tunnel does not swallow its own packets.
 type underlay struct {
 	stdnet.Net
 	control func(network, address string, c syscall.RawConn) error
 }
 
 var _ transport.Net = (*underlay)(nil)
-
-func newUnderlay(control func(network, address string, c syscall.RawConn) error) *underlay {
-	return &underlay{control: control}
-}
 
 // Interfaces implements [transport.Net], with the interfaces of now.
 func (u *underlay) Interfaces() ([]*transport.Interface, error) {
@@ -60,12 +59,9 @@ func (u *underlay) ListenPacket(network, address string) (net.PacketConn, error)
 	return c, nil
 }
 
-// turnSocketBuffer is the size in bytes asked for a TURN socket's buffers: it carries the relayed traffic of a peer.
-const turnSocketBuffer = 4 << 20
-
 // DialTCP implements [transport.Net].
 func (u *underlay) DialTCP(network string, laddr, raddr *net.TCPAddr) (transport.TCPConn, error) {
-	d := net.Dialer{Control: u.control, Timeout: turnDialTimeout}
+	d := net.Dialer{Control: u.control, Timeout: dialTimeout}
 	if laddr != nil {
 		d.LocalAddr = laddr
 	}
@@ -96,8 +92,13 @@ func dialAs[T net.Conn](d net.Dialer, network, address string) (conn T, err erro
 
 // Dial implements [transport.Net].
 func (u *underlay) Dial(network, address string) (net.Conn, error) {
-	d := net.Dialer{Control: u.control, Timeout: turnDialTimeout}
-	return d.Dial(network, address)
+	return u.DialContext(context.Background(), network, address)
+}
+
+// DialContext is for the questions to name servers.
+func (u *underlay) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
+	d := net.Dialer{Control: u.control, Timeout: dialTimeout}
+	return d.DialContext(ctx, network, address)
 }
 
 // refreshOverlay notes the addresses inside the tunnel, which are no candidates: those of the file, and those that the interface has by

@@ -27,6 +27,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
+	"golang.org/x/time/rate"
 
 	"github.com/wice-go/wice-go/proto"
 	"github.com/wice-go/wice-go/proto/key"
@@ -69,7 +70,9 @@ type Backend struct {
 	lastUsed  map[peer.ID]time.Time // last envelope to or from the peer
 	localNet  string                // state of multicast DNS in words; "" means that it works
 	localIsOn bool
-	heard     map[peer.ID]sighting // announcements by multicast DNS, of configured peers and of others that may become so
+	heard     map[peer.ID]sighting      // announcements by multicast DNS, of configured peers and of others that may become so
+	arrivals  map[peer.ID]*rate.Limiter // of envelopes
+	dialling  map[peer.ID]bool          // peers that are dialled because of an announcement; true: there was another one since
 }
 
 var (
@@ -94,7 +97,7 @@ func NewBackend(ctx context.Context, env signal.Env, config Config) (*Backend, e
 	if err != nil {
 		return nil, err
 	}
-	b := &Backend{env: env, config: config, log: env.Logger, hello: make(chan struct{}, 1), lastUsed: map[peer.ID]time.Time{}, heard: map[peer.ID]sighting{}}
+	b := &Backend{env: env, config: config, log: env.Logger, hello: make(chan struct{}, 1), lastUsed: map[peer.ID]time.Time{}, heard: map[peer.ID]sighting{}, arrivals: map[peer.ID]*rate.Limiter{}, dialling: map[peer.ID]bool{}}
 	if b.log == nil {
 		b.log = slog.New(slog.DiscardHandler)
 	}
@@ -177,6 +180,7 @@ func (b *Backend) SetPeers(peers []key.Public) {
 	for _, id := range gone {
 		b.mu.Lock()
 		delete(b.lastUsed, id)
+		delete(b.arrivals, id)
 		b.mu.Unlock()
 		if !b.gater.bootstraps[id] {
 			b.host.Network().ClosePeer(id)

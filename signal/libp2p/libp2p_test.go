@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -168,6 +169,34 @@ func TestStranger(t *testing.T) {
 	}
 	if n := len(a.Envelopes()) + len(a.Available()); n > 0 {
 		t.Errorf("the sink was called %d times", n)
+	}
+}
+
+// TestMadPeer checks that one peer can't keep the sink busy.
+func TestMadPeer(t *testing.T) {
+	s := startRendezvous(t)
+	q := func() url.Values { return url.Values{"bootstrap": s.Bootstraps(), "dht": {"false"}} }
+	a, b := newPeer(t, nil, q()), newPeer(t, nil, q())
+	a.SetPeers([]key.Public{b.public})
+	b.SetPeers([]key.Public{a.public})
+	eventually(t, "published", func() bool { return a.Publish(t.Context(), b.public, []byte("first")) == nil })
+	const sent = 1000
+	began := time.Now()
+	var taken atomic.Int64
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for range sent / 4 {
+				if a.Publish(t.Context(), b.public, []byte("again")) == nil {
+					taken.Add(1)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	most := 201 + int(20*time.Since(began).Seconds())
+	if n := len(b.Envelopes()); n > most || n < 200 || int(taken.Load()) < sent/2 {
+		t.Errorf("%d of %d envelopes were acknowledged, %d reached the sink; want all, and 200 to %d", taken.Load(), sent, n, most)
 	}
 }
 

@@ -33,6 +33,9 @@ const (
 	// two peers that start together find each other faster).
 	answerInterval = 500 * time.Millisecond
 
+	// redialPause comes between two dials of a peer that is announced all the time.
+	redialPause = 500 * time.Millisecond
+
 	// foundTTL is how long an announced address is tried.
 	foundTTL = 3 * announceInterval
 )
@@ -170,34 +173,58 @@ func (b *Backend) announce(l *link, instance string) error {
 }
 
 // found takes an announcement. Only configured peers count. If one is not connected, or its announcement names addresses that are
-// new, which is what a restart looks like, it is dialled.
+// new, which is what a restart looks like, it is dialled. Nothing proves an announcement: so a peer has the addresses of its last one
+// alone, and is dialled once at a time.
 func (b *Backend) found(info peer.AddrInfo) {
 	if info.ID == b.host.ID() {
 		return
 	}
-	b.remember(info)
-	if _, ok := b.gater.key(info.ID); !ok {
+	_, configured := b.gater.key(info.ID)
+	before := b.remember(info, configured)
+	if !configured {
 		return
 	}
 	addrs := b.gater.filter(info.Addrs)
 	fresh := subtract(addrs, b.host.Peerstore().Addrs(info.ID))
+	b.host.Peerstore().SetAddrs(info.ID, subtract(before, addrs), 0)
 	b.host.Peerstore().AddAddrs(info.ID, addrs, foundTTL)
 	if len(addrs) == 0 || b.host.Network().Connectedness(info.ID) == network.Connected || len(fresh) == 0 && b.met(info.ID) {
 		return
 	}
-	if !b.enter() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.closed {
 		return
 	}
-	go func() {
-		defer b.wg.Done()
+	_, busy := b.dialling[info.ID]
+	b.dialling[info.ID] = busy
+	if !busy {
+		b.wg.Go(func() { b.dialFound(info.ID) })
+	}
+}
+
+// dialFound dials a peer at its announced addresses, and again if it was announced anew meanwhile.
+func (b *Backend) dialFound(id peer.ID) {
+	for again := true; again; {
 		ctx, cancel := context.WithTimeout(b.ctx, connectTimeout)
-		defer cancel()
-		b.host.ForgetFailures(info.ID)
-		ctx = network.WithForceDirectDial(ctx, "found on the local network")
-		if _, err := b.host.Network().DialPeer(ctx, info.ID); err != nil {
-			b.log.Debug("peer on the local network not reached", "peer", info.ID, "error", err)
+		b.host.ForgetFailures(id)
+		_, err := b.host.Network().DialPeer(network.WithForceDirectDial(ctx, "found on the local network"), id)
+		cancel()
+		if err != nil {
+			b.log.Debug("peer on the local network not reached", "peer", id, "error", err)
 		}
-	}()
+		b.mu.Lock()
+		again = err != nil && b.dialling[id] && b.ctx.Err() == nil
+		if again {
+			b.dialling[id] = false
+		} else {
+			delete(b.dialling, id)
+		}
+		b.mu.Unlock()
+		if again {
+			b.pause(redialPause)
+		}
+	}
 }
 
 // met reports whether the peer was connected before: then a regular announcement is no reason to dial it.
@@ -208,7 +235,7 @@ func (b *Backend) met(id peer.ID) bool {
 	return ok
 }
 
-// maxHeard bounds the memory for announcements of others.
+// maxHeard bounds the memory for announcements of peers that are not configured.
 const maxHeard = 512
 
 // sighting is an announcement and when it was heard.
@@ -217,15 +244,18 @@ type sighting struct {
 	at   time.Time
 }
 
-// remember keeps an announcement: its sender may be configured a moment later, and announces itself again only after a minute.
-func (b *Backend) remember(info peer.AddrInfo) {
+// remember keeps an announcement, and returns the addresses of the one before: its sender may be configured a moment later, and
+// announces itself again only after a minute.
+func (b *Backend) remember(info peer.AddrInfo, configured bool) (before []ma.Multiaddr) {
 	now := time.Now()
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if len(b.heard) >= maxHeard {
 		maps.DeleteFunc(b.heard, func(_ peer.ID, s sighting) bool { return now.Sub(s.at) >= foundTTL })
 	}
-	if _, ok := b.heard[info.ID]; ok || len(b.heard) < maxHeard {
+	old, ok := b.heard[info.ID]
+	if ok || configured || len(b.heard) < maxHeard {
 		b.heard[info.ID] = sighting{info, now}
 	}
+	return old.info.Addrs
 }

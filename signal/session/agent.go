@@ -79,6 +79,7 @@ type agent struct {
 	closing    sync.Once
 	remoteMax  int
 	pacer      *pacer
+	relayPacer *pacer // of what goes through our own relays, which is no slower for the direct pairs
 	gate       *relayGate
 
 	// Owned by the session's goroutine.
@@ -94,7 +95,7 @@ type agent struct {
 // startAgent makes an agent and has it gather and check.
 func (s *Session) startAgent(a StartAgent) {
 	ctx, cancel := context.WithCancel(s.ctx)
-	ag := &agent{generation: a.Generation, session: s, ctx: ctx, cancel: cancel, pacer: newPacer(), gate: newRelayGate(time.Now())}
+	ag := &agent{generation: a.Generation, session: s, ctx: ctx, cancel: cancel, pacer: newPacer(), relayPacer: newPacer(), gate: newRelayGate(time.Now())}
 	s.agents[a.Generation] = ag
 	s.servers = slices.Clone(s.opts.ICEServers())
 	if m, ok := s.opts.Mux.(mappingCache); ok && a.Generation > 1 {
@@ -185,7 +186,7 @@ func (s *Session) agentConfig(ag *agent, a StartAgent) (*ice.AgentConfig, error)
 		CandidateTypes:         types,
 		NetworkTypes:           networks,
 		LoggerFactory:          loggerFactory{s.log},
-		Net:                    &agentNet{Net: inner, ctx: ag.ctx, tcpDelay: tcpDelay, ipv6: ipv6},
+		Net:                    &agentNet{Net: inner, ctx: ag.ctx, tcpDelay: tcpDelay, ipv6: ipv6, pacer: ag.relayPacer},
 		IPFilter:               func(ip net.IP) bool { addr, ok := netip.AddrFromSlice(ip); return ok && s.usable(addr.Unmap()) },
 		IncludeLoopback:        s.opts.IncludeLoopback,
 		UDPMux:                 mux,
@@ -291,6 +292,7 @@ func (s *Session) handleAgent(ev agentEvent) {
 	case selectedPair:
 		ag.selected = what
 		ag.pacer.stop()
+		ag.relayPacer.stop()
 		s.selected(ag, false)
 	case dialled:
 		if what.err != nil {

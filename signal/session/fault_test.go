@@ -108,7 +108,7 @@ func TestDirectRelayDirect(t *testing.T) {
 // Packets and offers stop: the path is given up only when the agent fails, and everything comes back by itself.
 func TestDisconnectedThenFailed(t *testing.T) {
 	w := newWire(0)
-	limits := timeouts{keepalive: 100 * time.Millisecond, disconnected: 500 * time.Millisecond, failed: time.Second}
+	limits := timeouts{keepalive: 100 * time.Millisecond, disconnected: 500 * time.Millisecond, failed: 2 * time.Second}
 	a, blockA := newFaultySide(t, w, true, limits)
 	b, blockB := newFaultySide(t, w, false, limits)
 	a.s.Start()
@@ -117,10 +117,10 @@ func TestDisconnectedThenFailed(t *testing.T) {
 	blockA.Store(true)
 	blockB.Store(true)
 	w.setCut(true)
+	a.until(func(st Status) bool {
+		return st.State == Connecting && st.Path != nil && strings.Contains(st.Reason, "does not answer any more; no offer")
+	})
 	for _, d := range []*side{a, b} {
-		d.until(func(st Status) bool {
-			return st.State == Connecting && st.Path != nil && strings.Contains(st.Reason, "does not answer any more; no offer")
-		})
 		d.until(func(st Status) bool { return st.State == Connecting && st.Path == nil })
 		if p := <-d.paths; p != nil {
 			t.Fatalf("got %+v, want no path", p)

@@ -161,13 +161,11 @@ func (m *Machine) Step(now time.Time, ev Event) []Action {
 			m.resendDelay = 0
 			m.send(now)
 		case m.cur != nil && m.cur.failed:
-			m.hurry(now)
-			m.restart(now)
+			m.tryAgain(now)
 		}
 	case NetworkChanged:
 		m.relayDelay = 0
-		m.hurry(now)
-		m.restart(now)
+		m.tryAgain(now)
 	case ServersChanged:
 		if m.cur != nil && (!m.cur.connected || m.cur.relayed || m.cur.disconnected) {
 			m.restart(now)
@@ -260,12 +258,12 @@ func (m *Machine) restart(now time.Time) {
 	m.publish(now)
 }
 
-// hurry ends the back-off of restarts: what failed before may work now.
-func (m *Machine) hurry(now time.Time) {
-	m.restartDelay = 0
-	if first := now.Add(restartFirst); m.restartNext.After(first) {
-		m.restartNext = first
+// tryAgain restarts because something is different from before. What failed by now need not wait any longer.
+func (m *Machine) tryAgain(now time.Time) {
+	if first := now.Add(restartFirst); m.cur != nil && m.cur.failed && m.restartNext.After(first) {
+		m.restartNext, m.restartDelay = first, 0
 	}
+	m.restart(now)
 }
 
 // sleep makes the machine idle.

@@ -81,7 +81,7 @@ type pacer struct {
 }
 
 type pair struct {
-	conn   net.PacketConn
+	conn   any // the local end
 	remote netip.AddrPort
 }
 

@@ -26,6 +26,7 @@ type agentNet struct {
 	tcpDelay time.Duration // before each TCP handshake: whether a relay over UDP is allocated by then
 	ipv6     bool          // a TURN server has an IPv6 address
 	udpRelay atomic.Bool   // a relay over UDP was allocated
+	pacer    *pacer        // of checks through relays
 }
 
 // errUDPRelay is why a TURN server is not asked over TCP. A second relay that comes later would only be slower: and its first checks
@@ -45,6 +46,15 @@ func (n *agentNet) closeUnless(c io.Closer, needed *atomic.Bool) {
 type tcpConn struct {
 	transport.TCPConn
 	heard atomic.Bool
+	relayPacing
+}
+
+// Write sends a whole message, as pion's client does. A check that comes too early is dropped.
+func (c *tcpConn) Write(b []byte) (int, error) {
+	if !c.admits(b) {
+		return len(b), nil
+	}
+	return c.TCPConn.Write(b)
 }
 
 func (c *tcpConn) Read(b []byte) (int, error) {
@@ -104,7 +114,7 @@ func (n *agentNet) ListenPacket(network, address string) (net.PacketConn, error)
 	if err != nil {
 		return nil, err
 	}
-	tc := &turnConn{PacketConn: c, allocated: &n.udpRelay}
+	tc := &turnConn{PacketConn: c, allocated: &n.udpRelay, relayPacing: relayPacing{pacer: n.pacer}}
 	n.closeUnless(c, &tc.holds)
 	return tc, nil
 }
@@ -130,7 +140,7 @@ func (n *agentNet) DialTCP(network string, laddr, raddr *net.TCPAddr) (transport
 	if err != nil {
 		return nil, err
 	}
-	tc := &tcpConn{TCPConn: c}
+	tc := &tcpConn{TCPConn: c, relayPacing: relayPacing{pacer: n.pacer}}
 	n.closeUnless(c, &tc.heard)
 	return tc, nil
 }

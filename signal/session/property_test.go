@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"pgregory.net/rapid"
+
+	"github.com/wice-go/wice-go/proto"
 )
 
 // chaos is one thing that goes wrong, or that somebody does.
@@ -142,6 +144,30 @@ func TestAnyOffers(t *testing.T) {
 			if n.m.generation > before+1 || len(n.m.replaced) > maxReplaced {
 				t.Fatalf("%d sessions for an offer, %d ids remembered", n.m.generation-before, len(n.m.replaced))
 			}
+		}
+	})
+}
+
+// TestMadPeer: a peer that does its worst to start agents gets few of them.
+func TestMadPeer(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		w := newSim(rapid.Uint64().Draw(t, "seed"), func(format string, args ...any) { t.Fatalf(format, args...) })
+		n, began := w.nodes[0], w.now
+		pause := time.Duration(rapid.SampledFrom([]int{100, 400, 1600}).Draw(t, "pause")) * time.Millisecond
+		id := byte(0)
+		for range 60 {
+			if rapid.IntRange(0, 3).Draw(t, "new id") > 0 {
+				id++
+			}
+			o := from(id, proto.SessionID{}, uint32(rapid.IntRange(0, 1).Draw(t, "version")), rapid.IntRange(0, 1).Draw(t, "candidates"))
+			if rapid.IntRange(0, 3).Draw(t, "knows our id") > 0 {
+				o.Offer.RID, _ = n.m.IDs()
+			}
+			w.step(0, o)
+			w.run(w.now.Add(pause), nil)
+		}
+		if most := peerRestarts + 2 + int(w.now.Sub(began)/doubtAfter); int(n.m.generation) > most {
+			t.Fatalf("%d sessions in %v, want at most %d", n.m.generation, w.now.Sub(began), most)
 		}
 	})
 }

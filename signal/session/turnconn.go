@@ -17,10 +17,14 @@ type turnConn struct {
 	holds  atomic.Bool                    // the server has allocated a relay on this socket, which it wants back
 
 	allocated *atomic.Bool // set then too
+	relayPacing
 }
 
-// WriteTo sends to the TURN server; a client has one.
+// WriteTo sends to the TURN server; a client has one. A check that comes too early is dropped.
 func (c *turnConn) WriteTo(b []byte, addr net.Addr) (int, error) {
+	if !c.admits(b) {
+		return len(b), nil
+	}
 	if udp, ok := addr.(*net.UDPAddr); ok {
 		ap := unmapped(udp)
 		if s := c.server.Load(); s == nil || *s != ap {

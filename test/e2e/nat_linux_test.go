@@ -120,7 +120,7 @@ func TestLANAlone(t *testing.T) {
 }
 
 // Two hosts behind one NAT use the same listen port: each is reached, by each other and by a host elsewhere, and the two use
-// their own LAN.
+// their own LAN. The NAT keeps the port of one of them: the other may need a relay to the host elsewhere, as behind a symmetric NAT.
 func TestSamePortBehindOneNAT(t *testing.T) {
 	w := newWorld(t, natlab.Config{A: natlab.Site{NAT: natlab.PortRestricted, Hosts: 2}, B: natlab.Site{NAT: natlab.PortRestricted}})
 	w.rendezvous()
@@ -133,13 +133,15 @@ func TestSamePortBehindOneNAT(t *testing.T) {
 		for _, to := range w.nodes {
 			if from != to {
 				from.firstPing(to.addr)
-				p := from.peerUntil(to, "directly", func(p peerStatus) bool { return p.Path != nil && p.Path.Kind == "direct" })
-				t.Logf("%s: %v", from.name, p)
+				t.Logf("%s: %v", from.name, from.connected(to))
 			}
 		}
 	}
-	if p := a0.connected(a1); !strings.HasPrefix(p.Path.Remote.Address, a1.host.Addr4().String()+":") {
+	if p := a0.connected(a1); p.Path.Kind != "direct" || !strings.HasPrefix(p.Path.Remote.Address, a1.host.Addr4().String()+":") {
 		t.Errorf("a0 reaches a1 by %v, want its address on the LAN, %v", p, a1.host.Addr4())
+	}
+	if pa, pb := a0.connected(b), a1.connected(b); pa.Path.Kind != "direct" && pb.Path.Kind != "direct" {
+		t.Errorf("both need a relay: %v; %v", pa, pb)
 	}
 }
 
@@ -186,4 +188,26 @@ func (w *world) secondUp(na, nb *node, times int) figures {
 		f = append(f, nb.upAndPing(na))
 	}
 	return f
+}
+
+// Lazy sessions begin with the first packet, on one side's demand alone.
+func TestLazy(t *testing.T) {
+	w := newWorld(t, natlab.Config{A: natlab.Site{NAT: natlab.PortRestricted}, B: natlab.Site{NAT: natlab.PortRestricted}})
+	w.rendezvous()
+	na, nb := w.node(w.lab.A[0], "#!wice Lazy = true"), w.node(w.lab.B[0], "#!wice Lazy = true")
+	join(na, nb)
+	na.up()
+	nb.up()
+	w.until(patience, "both have signaling", func() (bool, string) {
+		a, b := na.status(), nb.status()
+		return a.Signaling[0].Connected && b.Signaling[0].Connected, fmt.Sprint(a.Signaling, b.Signaling)
+	})
+	for _, n := range w.nodes {
+		if p := n.status().Peers[0]; p.State != "idle" {
+			t.Errorf("%s: got %v, want idle", n.name, p)
+		}
+	}
+	t.Logf("first ping after %v", na.firstPing(nb.addr).Round(ms))
+	na.connected(nb)
+	nb.connected(na)
 }

@@ -1,0 +1,139 @@
+package device
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"golang.org/x/net/dns/dnsmessage"
+
+	"github.com/wice-go/wice-go/device/config"
+	"github.com/wice-go/wice-go/device/control"
+	"github.com/wice-go/wice-go/proto/key"
+	"github.com/wice-go/wice-go/tun/netstack"
+)
+
+// nameServer answers every question for an IPv4 address with the same one, and knows no name as long as there is none.
+type nameServer struct {
+	conn   net.PacketConn
+	answer atomic.Pointer[netip.Addr]
+	asked  chan struct{} // one for each question, as far as there is room
+}
+
+func newNameServer(t *testing.T) *nameServer {
+	t.Helper()
+	c, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &nameServer{conn: c, asked: make(chan struct{}, 1)}
+	done := make(chan struct{})
+	go func() { defer close(done); s.serve() }()
+	t.Cleanup(func() { c.Close(); <-done })
+	return s
+}
+
+func (s *nameServer) serve() {
+	buf := make([]byte, 512)
+	for {
+		n, from, err := s.conn.ReadFrom(buf)
+		if err != nil {
+			return
+		}
+		var m dnsmessage.Message
+		if m.Unpack(buf[:n]) != nil || len(m.Questions) != 1 {
+			continue
+		}
+		m.Response, m.Additionals = true, nil
+		q := m.Questions[0]
+		switch addr := s.answer.Load(); {
+		case addr == nil:
+			m.RCode = dnsmessage.RCodeNameError
+		case q.Type == dnsmessage.TypeA:
+			m.Answers = []dnsmessage.Resource{{
+				Header: dnsmessage.ResourceHeader{Name: q.Name, Type: q.Type, Class: q.Class, TTL: 1},
+				Body:   &dnsmessage.AResource{A: addr.As4()},
+			}}
+		}
+		if b, err := m.Pack(); err == nil {
+			s.conn.WriteTo(b, from)
+		}
+		select {
+		case s.asked <- struct{}{}:
+		default:
+		}
+	}
+}
+
+func (s *nameServer) resolver() *net.Resolver {
+	return &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, "udp", s.conn.LocalAddr().String())
+	}}
+}
+
+// newNamed makes a device with one peer, whose endpoint is a name. It does not bring it up.
+func newNamed(t *testing.T, s *nameServer, ka, kb key.Private, port uint16) *end {
+	t.Helper()
+	text := fmt.Sprintf("[Interface]\nPrivateKey = %s\nAddress = 10.7.0.1/24\n%s", ka.Base64(), peerSection(kb, "10.7.0.2", fmt.Sprintf("Endpoint = peer.example.:%d", port)))
+	cfg, err := config.Parse("test.conf", strings.NewReader(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := &end{private: ka, address: netip.MustParseAddr("10.7.0.1")}
+	if e.stack, err = netstack.New([]netip.Addr{e.address}, nil, 1420); err != nil {
+		t.Fatal(err)
+	}
+	e.Device, err = New(Options{Name: "test", Config: cfg, Tun: e.stack.Device(), TunKind: "netstack", Resolver: s.resolver()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(e.Close)
+	return e
+}
+
+// TestNamedEndpoint connects to a peer that only its name leads to, which is found on the second attempt.
+func TestNamedEndpoint(t *testing.T) {
+	ka, kb := key.NewPrivate(), key.NewPrivate()
+	b := newEnd(t, nil, kb, "10.7.0.2", peerSection(ka, "10.7.0.1", "#!wice ICE = off"))
+	if err := b.Up(0); err != nil {
+		t.Fatal(err)
+	}
+	sb, err := b.Status(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := newNameServer(t)
+	a := newNamed(t, names, ka, kb, sb.ListenPort)
+	if err := a.Up(0); err != nil {
+		t.Fatal(err)
+	}
+	<-names.asked
+	loopback := netip.MustParseAddr("127.0.0.1")
+	names.answer.Store(&loopback)
+	a.ping(t, b.address)
+	s := a.until(t, "plain", func(s *control.Status) bool { return s.Peers[0].State == control.StatePlain })
+	if p := s.Peers[0].Path; p == nil || p.Remote.Address != netip.AddrPortFrom(loopback, sb.ListenPort) {
+		t.Errorf("got %+v", p)
+	}
+}
+
+// TestResolveEndpoints looks the name up before the interface is up, as a full tunnel needs it.
+func TestResolveEndpoints(t *testing.T) {
+	names := newNameServer(t)
+	a := newNamed(t, names, key.NewPrivate(), key.NewPrivate(), 51820)
+	a.ResolveEndpoints(t.Context())
+	if got := a.uapi(t, "get=1\n\n"); strings.Contains(got, "endpoint=") {
+		t.Errorf("unknown name: got %q", got)
+	}
+	want := netip.MustParseAddr("192.0.2.1")
+	names.answer.Store(&want)
+	a.ResolveEndpoints(t.Context())
+	if got := a.uapi(t, "get=1\n\n"); !strings.Contains(got, "endpoint=192.0.2.1:51820\n") {
+		t.Errorf("known name: got %q", got)
+	}
+}
