@@ -43,28 +43,26 @@ const patience = 20 * time.Second // for what takes a fraction of a second on an
 
 func newEnd(t *testing.T, bus *inproc.Bus, private key.Private, address, peers string) *end {
 	t.Helper()
+	factory := func(ctx context.Context, env signal.Env, lines []url.Values) (signal.Backend, error) {
+		return bus.New(ctx, env, lines)
+	}
+	return newEndWith(t, private, address, peers, Options{Backends: []Backend{{Name: "inproc", Factory: factory}}, IncludeLoopback: true})
+}
+
+// newEndWith fills in what the options leave out.
+func newEndWith(t *testing.T, private key.Private, address, peers string, o Options) *end {
+	t.Helper()
 	e := &end{private: private, address: netip.MustParseAddr(address)}
 	text := fmt.Sprintf("[Interface]\nPrivateKey = %s\nAddress = %s/24\n%s", private.Base64(), address, peers)
-	cfg, err := config.Parse("test.conf", strings.NewReader(text))
-	if err != nil {
+	var err error
+	if o.Config, err = config.Parse("test.conf", strings.NewReader(text)); err != nil {
 		t.Fatal(err)
 	}
 	if e.stack, err = netstack.New([]netip.Addr{e.address}, nil, 1420); err != nil {
 		t.Fatal(err)
 	}
-	factory := func(ctx context.Context, env signal.Env, lines []url.Values) (signal.Backend, error) {
-		return bus.New(ctx, env, lines)
-	}
-	e.Device, err = New(Options{
-		Name:            "test",
-		Config:          cfg,
-		Tun:             e.stack.Device(),
-		TunKind:         "netstack",
-		Backends:        []Backend{{Name: "inproc", Factory: factory}},
-		Ping:            e.stack.Ping,
-		IncludeLoopback: true,
-	})
-	if err != nil {
+	o.Name, o.Tun, o.TunKind, o.Ping = "test", e.stack.Device(), "netstack", e.stack.Ping
+	if e.Device, err = New(o); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(e.Close)

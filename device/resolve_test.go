@@ -11,10 +11,9 @@ import (
 
 	"golang.org/x/net/dns/dnsmessage"
 
-	"github.com/wice-go/wice-go/device/config"
 	"github.com/wice-go/wice-go/device/control"
 	"github.com/wice-go/wice-go/proto/key"
-	"github.com/wice-go/wice-go/tun/netstack"
+	"github.com/wice-go/wice-go/signal/inproc"
 )
 
 // nameServer answers every question for an IPv4 address with the same one, and knows no name as long as there is none.
@@ -79,27 +78,14 @@ func (s *nameServer) resolver() *net.Resolver {
 // newNamed makes a device with one peer, whose endpoint is a name. It does not bring it up.
 func newNamed(t *testing.T, s *nameServer, ka, kb key.Private, port uint16) *end {
 	t.Helper()
-	text := fmt.Sprintf("[Interface]\nPrivateKey = %s\nAddress = 10.7.0.1/24\n%s", ka.Base64(), peerSection(kb, "10.7.0.2", fmt.Sprintf("Endpoint = peer.example.:%d", port)))
-	cfg, err := config.Parse("test.conf", strings.NewReader(text))
-	if err != nil {
-		t.Fatal(err)
-	}
-	e := &end{private: ka, address: netip.MustParseAddr("10.7.0.1")}
-	if e.stack, err = netstack.New([]netip.Addr{e.address}, nil, 1420); err != nil {
-		t.Fatal(err)
-	}
-	e.Device, err = New(Options{Name: "test", Config: cfg, Tun: e.stack.Device(), TunKind: "netstack", Resolver: s.resolver()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(e.Close)
-	return e
+	peer := peerSection(kb, "10.7.0.2", fmt.Sprintf("Endpoint = peer.example.:%d", port))
+	return newEndWith(t, ka, "10.7.0.1", peer, Options{Resolver: s.resolver()})
 }
 
 // TestNamedEndpoint connects to a peer that only its name leads to, which is found on the second attempt.
 func TestNamedEndpoint(t *testing.T) {
 	ka, kb := key.NewPrivate(), key.NewPrivate()
-	b := newEnd(t, nil, kb, "10.7.0.2", peerSection(ka, "10.7.0.1", "#!wice ICE = off"))
+	b := newEnd(t, new(inproc.Bus), kb, "10.7.0.2", peerSection(ka, "10.7.0.1", "#!wice ICE = off"))
 	if err := b.Up(0); err != nil {
 		t.Fatal(err)
 	}
@@ -115,11 +101,11 @@ func TestNamedEndpoint(t *testing.T) {
 	<-names.asked
 	loopback := netip.MustParseAddr("127.0.0.1")
 	names.answer.Store(&loopback)
-	a.ping(t, b.address)
-	s := a.until(t, "plain", func(s *control.Status) bool { return s.Peers[0].State == control.StatePlain })
-	if p := s.Peers[0].Path; p == nil || p.Remote.Address != netip.AddrPortFrom(loopback, sb.ListenPort) {
-		t.Errorf("got %+v", p)
+	s := a.until(t, "an endpoint", func(s *control.Status) bool { return s.Peers[0].Path != nil })
+	if got, want := s.Peers[0].Path.Remote.Address, netip.AddrPortFrom(loopback, sb.ListenPort); got != want {
+		t.Errorf("got %s, want %s", got, want)
 	}
+	a.ping(t, b.address)
 }
 
 // TestResolveEndpoints looks the name up before the interface is up, as a full tunnel needs it.

@@ -92,7 +92,6 @@ func (m *tcpMux) Close() error {
 	if inner == nil {
 		return nil
 	}
-	conns.Close()
 	conns.closeAll()
 	return inner.Close()
 }

@@ -102,9 +102,6 @@ func (r *running) run(ctx context.Context) (err error) {
 // setUp follows the order of wg-quick: PreUp, link, keys and peers, addresses and routes, PostUp.
 func (r *running) setUp(ctx context.Context) error {
 	i := &r.cfg.Interface
-	if len(i.SOCKS5)+len(i.HTTPProxy) > 0 {
-		return errors.New("SOCKS5 and HTTPProxy are not supported yet: remove them, or use Forward")
-	}
 	serve, err := r.openControl()
 	if err != nil {
 		return err
@@ -159,6 +156,7 @@ func (r *running) setUp(ctx context.Context) error {
 	}
 	mark := i.FwMark
 	if r.stack == nil {
+		r.dev.ResolveEndpoints(ctx) // before there are routes into the tunnel
 		if mark, err = r.configure(journal); err != nil {
 			return err
 		}
@@ -299,7 +297,9 @@ func (r *running) configure(journal *tun.Journal) (uint32, error) {
 func (r *running) startForwards() error {
 	for _, f := range r.cfg.Interface.Forwards {
 		if r.stack == nil {
-			r.log.Warn("Forward is for the userspace stack; with a kernel TUN every program reaches the tunnel", "forward", f.String())
+			const why = "Forward is for the userspace stack; with a kernel TUN every program reaches the tunnel"
+			r.log.Warn(why, "forward", f.String())
+			r.ready.say("Forward = %s is left out: %s", f, why)
 			continue
 		}
 		w, err := r.stack.Forward(netstack.Forward(f), r.log)

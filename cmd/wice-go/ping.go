@@ -58,22 +58,20 @@ func (a *app) ping(ctx context.Context, iface, peer string, f pingFlags) error {
 	defer client.Close()
 	request := control.PingRequest{Peer: peer, TimeoutMs: f.timeout.Milliseconds()}
 	replies := 0
-	var last error
 	for i := 0; f.count == 0 || i < f.count; i++ {
 		if i > 0 {
 			select {
 			case <-time.After(f.interval):
 			case <-ctx.Done():
-				return a.pingResult(replies, i, last)
+				return a.pingResult(replies, i)
 			}
 		}
 		reply, err := client.Ping(ctx, request)
 		switch {
 		case ctx.Err() != nil:
-			return a.pingResult(replies, i, last)
+			return a.pingResult(replies, i)
 		case errors.Is(err, control.ErrNoReply):
-			last = err
-			a.say("no reply: %v", err)
+			a.say("%v", err)
 			continue
 		case err != nil:
 			return err
@@ -88,15 +86,15 @@ func (a *app) ping(ctx context.Context, iface, peer string, f pingFlags) error {
 			return nil
 		}
 	}
-	return a.pingResult(replies, f.count, last)
+	return a.pingResult(replies, f.count)
 }
 
 // pingResult makes an error of probes of which none was answered; what it was has been printed.
-func (a *app) pingResult(replies, sent int, last error) error {
+func (a *app) pingResult(replies, sent int) error {
 	if replies > 0 || sent == 0 {
 		return nil
 	}
-	return &exitError{exitFailure, last}
+	return fmt.Errorf("none of %d probes was answered", sent)
 }
 
 // viaPath says which way a reply came.

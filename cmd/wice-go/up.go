@@ -26,9 +26,8 @@ type upFlags struct {
 	candidateTypes string
 	networkTypes   string
 	tun            string
-	socks5         string
-	httpProxy      string
 	forwards       []string
+	lazy           bool
 	loopback       bool
 	logLevel       string
 	readyFD        int
@@ -61,9 +60,8 @@ daemon running. Without the right to make a kernel TUN the userspace stack carri
 	flags.StringVar(&f.candidateTypes, "candidate-types", "", "candidate types to use: host,srflx,relay")
 	flags.StringVar(&f.networkTypes, "network-types", "", "network types to use: udp4,udp6,tcp4,tcp6")
 	flags.StringVar(&f.tun, "tun", "", "kind of TUN: auto, kernel or netstack")
-	flags.StringVar(&f.socks5, "socks5", "", "address of a SOCKS5 proxy into the tunnel (userspace stack)")
-	flags.StringVar(&f.httpProxy, "http-proxy", "", "address of an HTTP proxy into the tunnel (userspace stack)")
 	flags.StringArrayVar(&f.forwards, "forward", nil, "forward, as after \"Forward =\" (repeatable, userspace stack)")
+	flags.BoolVar(&f.lazy, "lazy", false, "start sessions with the first packet or offer")
 	flags.BoolVar(&f.loopback, "loopback", false, "let loopback addresses be ICE candidates: for peers on this machine alone")
 	flags.StringVar(&f.logLevel, "log-level", "", "debug, info, warn, error or silent (default: LOG_LEVEL, else info)")
 	flags.IntVar(&f.readyFD, readyFlag, 0, "")
@@ -171,11 +169,8 @@ func (f upFlags) apply(i *config.Interface) error {
 		i.Tun, err = config.ParseTun(f.tun)
 		note("tun", err)
 	}
-	if f.socks5 != "" {
-		i.SOCKS5 = f.socks5
-	}
-	if f.httpProxy != "" {
-		i.HTTPProxy = f.httpProxy
+	if f.lazy {
+		i.Lazy = true
 	}
 	if err := errors.Join(errs...); err != nil {
 		return usageError(err)

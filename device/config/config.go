@@ -44,8 +44,6 @@ type Interface struct {
 	CandidateTypes []proto.CandidateType // nil: all
 	NetworkTypes   []proto.NetworkType   // nil: all
 	Tun            TunMode
-	SOCKS5         string // host:port to listen on; "": off
-	HTTPProxy      string // host:port to listen on; "": off
 	Forwards       []Forward
 	Lazy           bool
 }

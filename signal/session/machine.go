@@ -90,15 +90,15 @@ type negotiation struct {
 	candidates []proto.Candidate
 	eoc        bool
 
-	remote           *proto.Offer // the newest one accepted; nil: none
-	answered         bool         // the peer has told our id in its rid
-	bound            bool         // the agent was started
-	connected        bool         // at some time
-	failed           bool
-	connectedAt      time.Time
-	disconnected     bool // the pair does not answer now
-	relayed          bool
-	remoteUfrag, pwr string // credentials that the remote id came with first
+	remote                 *proto.Offer // the newest one accepted; nil: none
+	answered               bool         // the peer has told our id in its rid
+	bound                  bool         // the agent was started
+	connected              bool         // at some time
+	failed                 bool
+	connectedAt            time.Time
+	disconnected           bool // the pair does not answer now
+	relayed                bool
+	remoteUfrag, remotePwd string // the first that the remote id came with
 }
 
 // timers of the current negotiation; zero: off.

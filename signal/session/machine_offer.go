@@ -63,7 +63,10 @@ func (m *Machine) accept(now time.Time, o *proto.Offer) {
 	other := n.remote == nil || n.remote.ID != o.ID
 	if other {
 		n.answered = false
-		n.remoteUfrag, n.pwr = o.Ufrag, o.Pwd
+		n.remoteUfrag, n.remotePwd = "", ""
+	}
+	if n.remoteUfrag == "" { // an offer without candidates may lack them
+		n.remoteUfrag, n.remotePwd = o.Ufrag, o.Pwd
 	}
 	n.remote = o
 	n.answered = n.answered || o.RID == n.id
@@ -76,13 +79,13 @@ func (m *Machine) accept(now time.Time, o *proto.Offer) {
 		return
 	}
 	switch {
-	case n.answered && (n.began || len(o.Candidates) > 0 || o.EOC):
+	case n.answered && n.remoteUfrag != "" && (n.began || len(o.Candidates) > 0 || o.EOC):
 		m.bind(now)
 		if other {
 			m.flushSoon(now)
 		}
 		return
-	case n.answered && m.startAt.IsZero():
+	case n.answered && n.remoteUfrag != "" && m.startAt.IsZero():
 		m.startAt = now.Add(startWait)
 	case !n.answered:
 		m.startAt = time.Time{}
@@ -100,7 +103,7 @@ func (m *Machine) bind(now time.Time) {
 	m.do(StartAgent{
 		Generation: n.generation,
 		LocalUfrag: n.ufrag, LocalPwd: n.pwd,
-		RemoteUfrag: n.remoteUfrag, RemotePwd: n.pwr,
+		RemoteUfrag: n.remoteUfrag, RemotePwd: n.remotePwd,
 	})
 	if len(n.remote.Candidates) > 0 {
 		m.do(AddCandidates{n.generation, n.remote.Candidates})

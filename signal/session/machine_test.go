@@ -136,6 +136,18 @@ func TestAnswering(t *testing.T) { // rule 3: the other one waits for candidates
 	b.want(o, "start 1 with u9")
 }
 
+func TestCredentialsComeLate(t *testing.T) { // an offer without candidates may lack them
+	b := newBench(t)
+	b.want(Start{}, "send 0")
+	o := from(9, b.id(), 0, 0)
+	o.Offer.Ufrag, o.Offer.Pwd = "", ""
+	b.want(o, "send 1")
+	if got := b.wait(2 * startWait); strings.Contains(got, "start") {
+		t.Fatalf("got %q without credentials", got)
+	}
+	b.want(from(9, b.id(), 1, 1), "start 1 with u9, add 1")
+}
+
 func TestAnswerDoesNotRestart(t *testing.T) { // rule 1
 	b := newBench(t)
 	b.connect(9)

@@ -1,6 +1,7 @@
 package session
 
 import (
+	"context"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -35,11 +36,11 @@ func (s *Session) reason(state State, sendErr error) string {
 	}
 	switch ag := s.agents[n.generation]; {
 	case n.remote == nil && sendErr != nil:
-		return prefix + "no offer from the peer yet; ours can't be sent: " + sendErr.Error()
+		return prefix + "no offer from the peer yet; ours can't be sent: " + cause(sendErr)
 	case n.remote == nil:
 		return prefix + "no offer from the peer yet"
 	case !n.bound && sendErr != nil:
-		return prefix + "the peer does not answer our offer yet, which can't be sent: " + sendErr.Error()
+		return prefix + "the peer does not answer our offer yet, which can't be sent: " + cause(sendErr)
 	case !n.bound:
 		return prefix + "the peer has not answered our offer yet"
 	case ag == nil || n.failed:
@@ -193,4 +194,26 @@ func kinds(cands []proto.Candidate) string {
 	}
 	slices.Sort(names)
 	return strings.Join(names, ",")
+}
+
+// cause returns the text of the error at the bottom: what it is wrapped in names the layers and the peer, which a reader of a status knows.
+func cause(err error) string {
+	for {
+		var next error
+		switch u := err.(type) {
+		case interface{ Unwrap() error }:
+			next = u.Unwrap()
+		case interface{ Unwrap() []error }:
+			if all := u.Unwrap(); len(all) == 1 {
+				next = all[0]
+			}
+		}
+		switch {
+		case next == context.DeadlineExceeded:
+			return "no answer in time"
+		case next == nil:
+			return err.Error()
+		}
+		err = next
+	}
 }

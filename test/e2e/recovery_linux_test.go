@@ -18,22 +18,29 @@ func TestKillAndRestart(t *testing.T) {
 	na.up()
 	nb.upAndPing(na)
 	for _, c := range []struct{ victim, other *node }{{na, nb}, {nb, na}} {
-		stream := c.other.pingStream(c.victim.addr)
-		c.victim.signal(syscall.SIGKILL)
-		start := time.Now()
-		c.victim.up()
-		stream.repliesAfter(10)
-		lost, outage := stream.stop()
-		var back time.Duration
-		for _, r := range stream.replies() {
-			if r.at.After(start) {
-				back = r.at.Sub(start)
-				break
-			}
-		}
+		back, outage, lost := c.victim.killAndUp(c.other)
 		t.Logf("%s killed (smaller key: %v): back %v after the new start, longest outage %v, %d pings lost",
 			c.victim.name, c.victim.key.Public().Compare(c.other.key.Public()) < 0, back.Round(ms), outage.Round(ms), lost)
 	}
+}
+
+// killAndUp kills the daemon while another node pings it, and starts it again. It returns the time from the start to the next
+// answer, the longest time without one, and the number of pings lost.
+func (n *node) killAndUp(other *node) (back, outage time.Duration, lost int) {
+	n.w.t.Helper()
+	stream := other.pingStream(n.addr)
+	n.signal(syscall.SIGKILL)
+	start := time.Now()
+	n.up()
+	stream.repliesAfter(10)
+	lost, outage = stream.stop()
+	for _, r := range stream.replies() {
+		if r.at.After(start) {
+			back = r.at.Sub(start)
+			break
+		}
+	}
+	return back, outage, lost
 }
 
 // Traffic does not need the rendezvous. When that comes back, signaling does too, by itself, and serves a third peer.

@@ -31,21 +31,23 @@ var slots = make(chan struct{}, 3)
 
 // world is a lab with wice-go on its hosts.
 type world struct {
-	t         *testing.T
+	t         testing.TB
 	lab       *natlab.Lab
 	dir       string
 	nodes     []*node
 	signaling []string // lines of every node
 }
 
-// newWorld makes a lab, in parallel with other tests, once there is a slot.
-func newWorld(t *testing.T, c natlab.Config) *world {
+// newWorld makes a lab: for a test in parallel with others, once there is a slot.
+func newWorld(t testing.TB, c natlab.Config) *world {
 	t.Helper()
 	natlab.Need(t)
 	for _, tool := range []string{"wg", "ping"} {
 		needTool(t, tool)
 	}
-	t.Parallel()
+	if t, ok := t.(*testing.T); ok {
+		t.Parallel()
+	}
 	slots <- struct{}{}
 	t.Cleanup(func() { <-slots })
 	w := &world{t: t, dir: t.TempDir(), lab: natlab.New(t, c)}
@@ -53,7 +55,7 @@ func newWorld(t *testing.T, c natlab.Config) *world {
 	return w
 }
 
-func needTool(t *testing.T, tool string) {
+func needTool(t testing.TB, tool string) {
 	t.Helper()
 	if _, err := exec.LookPath(tool); err != nil {
 		t.Skipf("this machine lacks the program %s", tool)
