@@ -62,7 +62,7 @@ func (m *Machine) accept(now time.Time, o *proto.Offer) {
 	n := m.cur
 	other := n.remote == nil || n.remote.ID != o.ID
 	if other {
-		n.answered = false
+		n.answered, m.startAt = false, time.Time{}
 		n.remoteUfrag, n.remotePwd = "", ""
 	}
 	if n.remoteUfrag == "" { // an offer without candidates may lack them
@@ -87,8 +87,6 @@ func (m *Machine) accept(now time.Time, o *proto.Offer) {
 		return
 	case n.answered && n.remoteUfrag != "" && m.startAt.IsZero():
 		m.startAt = now.Add(startWait)
-	case !n.answered:
-		m.startAt = time.Time{}
 	}
 	if other {
 		m.publish(now)
