@@ -207,7 +207,7 @@ func (d *Device) Ping(ctx context.Context, r control.PingRequest) (control.PingR
 		if ctx.Err() != nil {
 			why := p.Reason
 			if why == "" {
-				why = "the tunnel is connected: does a firewall of the peer drop ICMP?"
+				why = "does a firewall there drop ICMP?"
 			}
 			return control.PingReply{}, fmt.Errorf("%w from %s within %v (%s: %s)", control.ErrNoReply, addr, timeout, p.State, why)
 		}

@@ -71,7 +71,7 @@ func (a *app) ping(ctx context.Context, iface, peer string, f pingFlags) error {
 		case ctx.Err() != nil:
 			return a.pingResult(replies, i)
 		case errors.Is(err, control.ErrNoReply):
-			a.say("%v", err)
+			fmt.Fprintln(a.stderr, err)
 			continue
 		case err != nil:
 			return err
@@ -81,7 +81,7 @@ func (a *app) ping(ctx context.Context, iface, peer string, f pingFlags) error {
 		if who == "" {
 			who = reply.PublicKey[:8]
 		}
-		a.say("pong from %s (%s) via %s in %.3g ms", who, reply.Address, viaPath(reply.Path), reply.RoundTripMs)
+		a.say("pong from %s (%s) via %s in %s ms", who, reply.Address, viaPath(reply.Path), threeDigits(reply.RoundTripMs))
 		if f.untilDirect && reply.Path != nil && reply.Path.Kind == control.PathDirect {
 			return nil
 		}
@@ -95,6 +95,14 @@ func (a *app) pingResult(replies, sent int) error {
 		return nil
 	}
 	return fmt.Errorf("none of %d probes was answered", sent)
+}
+
+// threeDigits prints a number without an exponent, however large it is.
+func threeDigits(ms float64) string {
+	if ms >= 100 {
+		return fmt.Sprintf("%.0f", ms)
+	}
+	return fmt.Sprintf("%.3g", ms)
 }
 
 // viaPath says which way a reply came.

@@ -51,17 +51,17 @@ func ParseConfig(queries []url.Values) (Config, error) {
 					err = errors.New("unknown key: want bootstrap, listen, mdns or dht")
 				}
 				if err != nil {
-					errs = append(errs, fmt.Errorf("libp2p signaling: %s=%s: %w", name, value, err))
+					errs = append(errs, fmt.Errorf("%s=%s: %w", name, value, err))
 				}
 			}
 		}
 	}
 	infos, err := peer.AddrInfosFromP2pAddrs(bootstraps...)
 	if err != nil {
-		errs = append(errs, fmt.Errorf("libp2p signaling: %w", err))
+		errs = append(errs, err)
 	}
 	if len(infos) > maxBootstraps {
-		errs = append(errs, fmt.Errorf("libp2p signaling: %d bootstraps, at most %d are possible", len(infos), maxBootstraps))
+		errs = append(errs, fmt.Errorf("%d bootstraps, at most %d are possible", len(infos), maxBootstraps))
 	}
 	// In the order of the lines, so that status and logs have it too.
 	slices.SortStableFunc(infos, func(a, b peer.AddrInfo) int { return place(bootstraps, a.ID) - place(bootstraps, b.ID) })

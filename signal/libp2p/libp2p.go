@@ -17,7 +17,6 @@ package libp2p
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"net/url"
 	"slices"
@@ -121,12 +120,12 @@ func NewBackend(ctx context.Context, env signal.Env, config Config) (*Backend, e
 		Circuit:   len(config.Bootstraps) > 0,
 	})
 	if err != nil {
-		return nil, fmt.Errorf("libp2p signaling: %w", err)
+		return nil, err
 	}
 	if config.DHT && len(config.Bootstraps) > 0 {
 		if b.dht, err = newFinder(b.host, b.gater, config.Bootstraps); err != nil {
 			b.host.Close()
-			return nil, fmt.Errorf("libp2p signaling: %w", err)
+			return nil, err
 		}
 	}
 	b.ctx, b.cancel = context.WithCancel(ctx)

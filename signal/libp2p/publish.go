@@ -40,7 +40,8 @@ var (
 	// ErrClosed says that the backend was closed.
 	ErrClosed = errors.New("the libp2p signaling backend is closed")
 
-	errNoAck = errors.New("the peer did not acknowledge")
+	errNoAck   = errors.New("the peer did not acknowledge")
+	errDropped = errors.New("the peer dropped the connection: does its configuration have our public key?")
 )
 
 // Publish implements [signal.Backend]. It returns nil when the peer acknowledged.
@@ -202,6 +203,9 @@ func send(ctx context.Context, c network.Conn, envelope []byte) error {
 	var ack [1]byte
 	if _, err := io.ReadFull(stream, ack[:]); err != nil {
 		s.Reset()
+		if errors.Is(err, network.ErrReset) && ctx.Err() == nil {
+			return errDropped
+		}
 		return fmt.Errorf("%w: %w", errNoAck, err)
 	}
 	if ack[0] != node.Ack {
