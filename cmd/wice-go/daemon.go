@@ -47,7 +47,7 @@ func (a *app) runForeground(ctx context.Context, name string, cfg *config.Config
 	defer closeLog()
 	r := &running{app: a, name: name, cfg: cfg, flags: f, log: log, ready: ready}
 	err = r.run(ctx)
-	if err != nil && background { // else it is printed at the end
+	if err != nil && background && !errors.Is(err, control.ErrInUse) { // that log is another daemon's; in the foreground it is printed at the end
 		log.Error("stopped", "err", err)
 	}
 	return ready.fail(err)

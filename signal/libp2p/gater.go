@@ -4,6 +4,7 @@ import (
 	"maps"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 
 	"github.com/libp2p/go-libp2p/core/connmgr"
 	"github.com/libp2p/go-libp2p/core/control"
@@ -26,6 +27,10 @@ type gater struct {
 	bootstraps map[peer.ID]bool
 	exclude    func(netip.Addr) bool
 	loopback   bool // loopback is listened on by name, so it may be announced and dialled
+
+	// closing refuses all addresses. A swarm that is closed under a dial past its choice of addresses finds no transport for them, and
+	// go-libp2p (v0.51) dereferences it.
+	closing atomic.Bool
 
 	// mu guards all following.
 	mu      sync.RWMutex
@@ -103,6 +108,9 @@ func (g *gater) InterceptPeerDial(id peer.ID) bool { return g.known(id, true) }
 
 // InterceptAddrDial implements [connmgr.ConnectionGater].
 func (g *gater) InterceptAddrDial(id peer.ID, a ma.Multiaddr) bool {
+	if g.closing.Load() {
+		return false
+	}
 	if relay, ok := circuitRelay(a); ok {
 		return g.bootstraps[relay] // and its address was checked when it was parsed from the configuration
 	}

@@ -250,6 +250,7 @@ func (b *Backend) Close() error {
 	b.mu.Lock()
 	b.closed = true
 	b.mu.Unlock()
+	b.gater.closing.Store(true)
 	b.cancel()
 	if b.dht != nil {
 		b.dht.dht.Close()
