@@ -172,6 +172,9 @@ func (b *Bind) Send(bufs [][]byte, ep conn.Endpoint) error {
 				return nil
 			}
 		}
+		if e.yielding.Load() && e.holdInitiation(bufs) {
+			return nil
+		}
 		return b.sendPath(bufs, p)
 	case *Endpoint:
 		return b.sendUDP(bufs, e)

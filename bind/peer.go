@@ -44,6 +44,9 @@ type PeerEndpoint struct {
 	last   atomic.Pointer[Path] // the newest path that was not nil
 	wanted atomic.Pointer[func()]
 
+	// yielding holds initiations back although there is a path (see SetYield).
+	yielding atomic.Bool
+
 	mu      sync.Mutex // guards all following
 	held    []byte     // the newest handshake initiation while there is no path
 	heldAt  time.Time
@@ -93,15 +96,26 @@ func (e *PeerEndpoint) SetPath(p *Path) {
 	e.mu.Unlock()
 }
 
-// FlushHeld sends the handshake initiation that waited for a path, and reports whether there was one. It is no part of SetPath: of
-// two peers whose path comes up one alone should begin, since initiations that cross undo each other, and WireGuard repeats them
-// only after 5 s. An initiation of that age is dropped instead: a newer one may have gone out since, which would make it a replay,
-// and WireGuard is ready to make another.
+// SetYield leaves the next handshake to the peer: as long as it is set, initiations wait although there is a path. Of two peers whose path
+// comes up one alone should begin, since initiations that cross undo each other, and WireGuard repeats them only after 5 s. Setting it
+// to false drops what waited.
+func (e *PeerEndpoint) SetYield(yield bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.yielding.Store(yield)
+	if !yield {
+		e.held = nil
+	}
+}
+
+// FlushHeld yields no more: it sends the handshake initiation that waited for a path or for the peer's, and reports whether there
+// was one.
 func (e *PeerEndpoint) FlushHeld() bool {
 	e.mu.Lock()
 	p := e.path.Load()
 	var held []byte
 	if p != nil {
+		e.yielding.Store(false)
 		held, e.held = e.held, nil
 		if time.Since(e.heldAt) >= heldLifetime {
 			held = nil
@@ -110,6 +124,20 @@ func (e *PeerEndpoint) FlushHeld() bool {
 	e.mu.Unlock()
 	// An error would be about this path; WireGuard repeats the initiation, and ICE replaces a path that does not work.
 	return held != nil && e.bind.sendPath([][]byte{held}, p) == nil
+}
+
+// holdInitiation keeps an initiation that is the peer's to make, and reports whether bufs were one: WireGuard sends them alone.
+func (e *PeerEndpoint) holdInitiation(bufs [][]byte) bool {
+	if len(bufs) != 1 || !isInitiation(bufs[0]) {
+		return false
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !e.yielding.Load() {
+		return false
+	}
+	e.held, e.heldAt = append(e.held[:0], bufs[0]...), time.Now()
+	return true
 }
 
 // linkLocked attaches the path to its connection. A connection that is read from already is not read from twice.

@@ -179,3 +179,38 @@ func TestSourcesOfPeer(t *testing.T) {
 		t.Error("an unknown source has no plain endpoint")
 	}
 }
+
+func TestYieldedInitiation(t *testing.T) {
+	a, b := openBind(t, Options{}), openBind(t, Options{})
+	e := a.Peer(testKey(1))
+	e.SetYield(true)
+	e.SetPath(NewDirectPath(netip.Addr{}, b.addr4()))
+	for _, buf := range [][]byte{initiation(1), transport(64, 9), initiation(2)} {
+		if err := a.Send([][]byte{buf}, e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := b.next(t); number(got.data) != 9 {
+		t.Errorf("got % x, want packet 9: initiations wait, data does not", got.data)
+	}
+	if !e.FlushHeld() {
+		t.Error("nothing was held")
+	}
+	if got := b.next(t); !bytes.Equal(got.data, initiation(2)) {
+		t.Errorf("got % x, want the newest initiation", got.data)
+	}
+	// Flushing ends the yielding; ending it otherwise drops what waits.
+	for _, yield := range []bool{false, true} {
+		e.SetYield(yield)
+		if err := a.Send([][]byte{initiation(3)}, e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := b.next(t); !bytes.Equal(got.data, initiation(3)) {
+		t.Errorf("got % x, want the initiation that was not held", got.data)
+	}
+	e.SetYield(false)
+	if e.FlushHeld() {
+		t.Error("what waited for the peer's handshake was sent after it")
+	}
+}

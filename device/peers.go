@@ -258,6 +258,10 @@ func (d *Device) onPath(p *peer, path *session.Path) {
 	if path != nil {
 		p.gen = path.Generation
 	}
+	yield := fresh && d.publicKey().Compare(p.key) > 0
+	if yield {
+		p.endpoint.SetYield(true) // first, as WireGuard may have a packet for the path at once
+	}
 	p.endpoint.SetPath(next)
 	p.mu.Unlock()
 
@@ -266,14 +270,12 @@ func (d *Device) onPath(p *peer, path *session.Path) {
 		return
 	}
 	wp.SetEndpointFromPacket(p.endpoint)
-	if !fresh {
-		return
-	}
-	if d.publicKey().Compare(p.key) < 0 {
+	switch {
+	case yield:
+		d.yieldHandshake(p)
+	case fresh:
 		d.handshake(p, wp)
-		return
 	}
-	d.yieldHandshake(p)
 }
 
 // yielded is a peer that was left the handshake over its new path.
@@ -316,8 +318,9 @@ func (d *Device) checkYielded() {
 		last[w.publicKey] = w.lastHandshake
 	}
 	for _, y := range due {
-		wp := d.wg.LookupPeer(wgdevice.NoisePublicKey(y.peer.key))
-		if wp != nil && !last[y.peer.key].After(y.since) {
+		if last[y.peer.key].After(y.since) {
+			y.peer.endpoint.SetYield(false)
+		} else if wp := d.wg.LookupPeer(wgdevice.NoisePublicKey(y.peer.key)); wp != nil {
 			d.handshake(y.peer, wp)
 		}
 	}

@@ -59,11 +59,24 @@ type demoPeer struct {
 	env     []string
 	log     string
 	cmd     *exec.Cmd
+	exited  chan struct{} // closed when the process has ended
+	exit    error         // how, once it has
 	client  *control.Client
 }
 
-func (a *app) demo(ctx context.Context) (err error) {
+// demoDir makes a directory whose path leaves room for that of a socket.
+func (a *app) demoDir() (string, error) {
+	const most = 60 // bytes; a socket's path may have 103, of which the peers take 40
 	dir, err := os.MkdirTemp("", "wice-go-demo-")
+	if err == nil && len(dir) > most && a.paths.GOOS != "windows" {
+		os.Remove(dir)
+		dir, err = os.MkdirTemp("/tmp", "wice-go-demo-")
+	}
+	return dir, err
+}
+
+func (a *app) demo(ctx context.Context) (err error) {
+	dir, err := a.demoDir()
 	if err != nil {
 		return err
 	}
@@ -177,6 +190,11 @@ func (p *demoPeer) start(ctx context.Context) error {
 	if err := p.cmd.Start(); err != nil {
 		return fmt.Errorf("start %s: %w", p.name, err)
 	}
+	p.exited = make(chan struct{})
+	go func() {
+		p.exit = p.cmd.Wait()
+		close(p.exited)
+	}()
 	return nil
 }
 
@@ -201,6 +219,8 @@ func (p *demoPeer) connected(ctx context.Context) (*control.Status, error) {
 		select {
 		case <-tick.C:
 			continue
+		case <-p.exited:
+			return nil, fmt.Errorf("%s has ended: %w", p.name, p.exit)
 		case <-ctx.Done():
 		}
 		if status == nil {
@@ -211,14 +231,12 @@ func (p *demoPeer) connected(ctx context.Context) (*control.Status, error) {
 }
 
 func (p *demoPeer) stop() error {
-	if p.cmd.Process == nil {
-		return nil
-	}
 	p.cmd.Process.Signal(os.Interrupt)
 	kill := time.AfterFunc(5*time.Second, func() { p.cmd.Process.Kill() })
 	defer kill.Stop()
-	if err := p.cmd.Wait(); err != nil {
-		return fmt.Errorf("%s: %w", p.name, err)
+	<-p.exited
+	if p.exit != nil {
+		return fmt.Errorf("%s: %w", p.name, p.exit)
 	}
 	return nil
 }

@@ -134,6 +134,8 @@ func (f upFlags) args() []string {
 	add("candidate-types", f.candidateTypes)
 	add("network-types", f.networkTypes)
 	add("tun", f.tun)
+	add("socks5", f.socks5)
+	add("http-proxy", f.httpProxy)
 	add("forward", f.forwards...)
 	add("log-level", f.logLevel)
 	if f.lazy {

@@ -26,6 +26,8 @@ type upFlags struct {
 	candidateTypes string
 	networkTypes   string
 	tun            string
+	socks5         string
+	httpProxy      string
 	forwards       []string
 	lazy           bool
 	loopback       bool
@@ -60,6 +62,8 @@ daemon running. Without the right to make a kernel TUN the userspace stack carri
 	flags.StringVar(&f.candidateTypes, "candidate-types", "", "candidate types to use: host,srflx,relay")
 	flags.StringVar(&f.networkTypes, "network-types", "", "network types to use: udp4,udp6,tcp4,tcp6")
 	flags.StringVar(&f.tun, "tun", "", "kind of TUN: auto, kernel or netstack")
+	flags.StringVar(&f.socks5, "socks5", "", "address of a SOCKS5 proxy into the tunnel (not supported yet)")
+	flags.StringVar(&f.httpProxy, "http-proxy", "", "address of an HTTP proxy into the tunnel (not supported yet)")
 	flags.StringArrayVar(&f.forwards, "forward", nil, "forward, as after \"Forward =\" (repeatable, userspace stack)")
 	flags.BoolVar(&f.lazy, "lazy", false, "start sessions with the first packet or offer")
 	flags.BoolVar(&f.loopback, "loopback", false, "let loopback addresses be ICE candidates: for peers on this machine alone")
@@ -122,6 +126,9 @@ func (a *app) loadConfig(file string, f upFlags) (*config.Config, error) {
 	if err := f.apply(&cfg.Interface); err != nil {
 		return nil, err
 	}
+	if i := &cfg.Interface; i.SOCKS5 != "" || i.HTTPProxy != "" {
+		return nil, fmt.Errorf("%s: SOCKS5 and HTTPProxy are not supported yet: leave them out, and lead single ports into the tunnel by Forward lines", file)
+	}
 	return cfg, cfg.CheckBackends(slices.Sorted(maps.Keys(backendTable())))
 }
 
@@ -168,6 +175,14 @@ func (f upFlags) apply(i *config.Interface) error {
 	if f.tun != "" {
 		i.Tun, err = config.ParseTun(f.tun)
 		note("tun", err)
+	}
+	if f.socks5 != "" {
+		i.SOCKS5, err = config.ParseListen(f.socks5)
+		note("socks5", err)
+	}
+	if f.httpProxy != "" {
+		i.HTTPProxy, err = config.ParseListen(f.httpProxy)
+		note("http-proxy", err)
 	}
 	if f.lazy {
 		i.Lazy = true

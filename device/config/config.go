@@ -44,6 +44,8 @@ type Interface struct {
 	CandidateTypes []proto.CandidateType // nil: all
 	NetworkTypes   []proto.NetworkType   // nil: all
 	Tun            TunMode
+	SOCKS5         string // host:port to listen on; "": off
+	HTTPProxy      string // host:port to listen on; "": off
 	Forwards       []Forward
 	Lazy           bool
 }

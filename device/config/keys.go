@@ -73,6 +73,8 @@ func keyDefs() []keyDef {
 		{section: sectionInterface, wice: true, name: "CandidateTypes", set: setTo(ParseCandidateTypes, func(p *parser) *[]proto.CandidateType { return &p.config.Interface.CandidateTypes })},
 		{section: sectionInterface, wice: true, name: "NetworkTypes", set: setTo(ParseNetworkTypes, func(p *parser) *[]proto.NetworkType { return &p.config.Interface.NetworkTypes })},
 		{section: sectionInterface, wice: true, name: "Tun", set: setTo(ParseTun, func(p *parser) *TunMode { return &p.config.Interface.Tun })},
+		{section: sectionInterface, wice: true, name: "SOCKS5", set: setTo(ParseListen, func(p *parser) *string { return &p.config.Interface.SOCKS5 })},
+		{section: sectionInterface, wice: true, name: "HTTPProxy", set: setTo(ParseListen, func(p *parser) *string { return &p.config.Interface.HTTPProxy })},
 		{section: sectionInterface, wice: true, name: "Forward", repeated: true, set: (*parser).addForward},
 		{section: sectionInterface, wice: true, name: "Lazy", set: setTo(ParseBool, func(p *parser) *bool { return &p.config.Interface.Lazy })},
 		{section: sectionPeer, wice: true, name: "Name", set: (*parser).setName},

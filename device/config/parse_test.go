@@ -50,6 +50,8 @@ SaveConfig = true
 #!wice CandidateTypes = host, relay
 #!wice NetworkTypes = udp4,udp6
 #!wice Tun = netstack
+#!wice SOCKS5 = localhost:1080
+#!wice HTTPProxy = [::1]:8080
 #!wice Forward = tcp 127.0.0.1:8080 -> 10.0.0.2:80
 #!wice Forward = udp tunnel:53 -> dns.example:53
 #!wice Lazy = true
@@ -126,7 +128,7 @@ func TestParseEveryKey(t *testing.T) {
 				{Scheme: proto.TURN, Host: "2001:db8::2", Port: 3479, Transport: proto.TransportTCP, Username: "user", Password: "p@ss"},
 			},
 			CandidateTypes: []proto.CandidateType{proto.Host, proto.Relay}, NetworkTypes: []proto.NetworkType{proto.UDP4, proto.UDP6},
-			Tun: TunNetstack, Lazy: true,
+			Tun: TunNetstack, SOCKS5: "127.0.0.1:1080", HTTPProxy: "[::1]:8080", Lazy: true,
 			Forwards: []Forward{
 				{Network: "tcp", Listen: netip.MustParseAddrPort("127.0.0.1:8080"), Target: "10.0.0.2:80"},
 				{Network: "udp", Inbound: true, Listen: netip.AddrPortFrom(netip.Addr{}, 53), Target: "dns.example:53"},
@@ -172,7 +174,7 @@ func TestDefaults(t *testing.T) {
 		t.Errorf("signaling (-want +got)\n%s", diff)
 	}
 	i := c.Interface
-	if i.ListenPort != nil || i.Table != TableAuto || i.Tun != TunAuto || i.CandidateTypes != nil || len(c.Peers) != 0 {
+	if i.ListenPort != nil || i.Table != TableAuto || i.Tun != TunAuto || i.SOCKS5 != "" || i.CandidateTypes != nil || len(c.Peers) != 0 {
 		t.Errorf("got %+v", i)
 	}
 }
@@ -216,6 +218,7 @@ func TestErrors(t *testing.T) {
 		{"bad tun", head + "#!wice Tun = tap\n", 3, []string{"auto, kernel or netstack"}},
 		{"bad candidate type", head + "#!wice CandidateTypes = host,stun\n", 3, []string{`"stun"`}},
 		{"bad network type", head + "#!wice NetworkTypes = udp4,,tcp4\n", 3, []string{"empty entry"}},
+		{"bad proxy", head + "#!wice SOCKS5 = :1080\n", 3, []string{"host is missing"}},
 		{"forward without arrow", head + "#!wice Forward = tcp 127.0.0.1:80 10.0.0.2:80\n", 3, []string{"is not a forward"}},
 		{"forward of what", head + "#!wice Forward = icmp 127.0.0.1:80 -> 10.0.0.2:80\n", 3, []string{"neither tcp nor udp"}},
 		{"forward twice", head + "#!wice Forward = tcp 127.0.0.1:80 -> 10.0.0.2:80\n#!wice Forward = tcp localhost:80 -> 10.0.0.3:80\n", 4, []string{"line 3", "listens on tcp 127.0.0.1:80 already"}},

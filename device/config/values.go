@@ -105,8 +105,20 @@ func ParseBool(s string) (bool, error) {
 	return false, fmt.Errorf("%q: want true or false", shorten(s, 40))
 }
 
-// parseListenAddr reads an address of this machine to listen on. A host is required: what everyone may use has to be asked for by its
-// name, 0.0.0.0 or [::].
+// ParseListen reads the address that a proxy listens on, such as 127.0.0.1:1080 or localhost:1080. "off" gives "". A host is
+// required: a proxy that everyone may use has to be asked for by its name, 0.0.0.0 or [::].
+func ParseListen(s string) (string, error) {
+	s = strings.TrimSpace(s)
+	if strings.EqualFold(s, "off") {
+		return "", nil
+	}
+	ap, err := parseListenAddr(s)
+	if err != nil {
+		return "", err
+	}
+	return ap.String(), nil
+}
+
 func parseListenAddr(s string) (netip.AddrPort, error) {
 	fail := func(why string) (netip.AddrPort, error) {
 		return netip.AddrPort{}, fmt.Errorf("%q is not an address to listen on: %s: want for example 127.0.0.1:1080", shorten(s, 60), why)
