@@ -139,51 +139,14 @@ func (f upFlags) apply(i *config.Interface) error {
 			errs = append(errs, fmt.Errorf("--%s: %w", flag, err))
 		}
 	}
-	if len(f.signaling) > 0 {
-		i.Signaling = nil
-		for _, s := range f.signaling {
-			line, err := config.ParseSignaling(s)
-			note("signaling", err)
-			i.Signaling = append(i.Signaling, line)
-		}
-	}
-	if len(f.iceServers) > 0 {
-		i.ICEServers = nil
-		for _, s := range f.iceServers {
-			server, err := config.ParseICEServer(s)
-			note("ice-server", err)
-			i.ICEServers = append(i.ICEServers, server)
-		}
-	}
-	if len(f.forwards) > 0 {
-		i.Forwards = nil
-		for _, s := range f.forwards {
-			forward, err := config.ParseForward(s)
-			note("forward", err)
-			i.Forwards = append(i.Forwards, forward)
-		}
-	}
-	var err error
-	if f.candidateTypes != "" {
-		i.CandidateTypes, err = config.ParseCandidateTypes(f.candidateTypes)
-		note("candidate-types", err)
-	}
-	if f.networkTypes != "" {
-		i.NetworkTypes, err = config.ParseNetworkTypes(f.networkTypes)
-		note("network-types", err)
-	}
-	if f.tun != "" {
-		i.Tun, err = config.ParseTun(f.tun)
-		note("tun", err)
-	}
-	if f.socks5 != "" {
-		i.SOCKS5, err = config.ParseListen(f.socks5)
-		note("socks5", err)
-	}
-	if f.httpProxy != "" {
-		i.HTTPProxy, err = config.ParseListen(f.httpProxy)
-		note("http-proxy", err)
-	}
+	note("signaling", setEach(&i.Signaling, f.signaling, config.ParseSignaling))
+	note("ice-server", setEach(&i.ICEServers, f.iceServers, config.ParseICEServer))
+	note("candidate-types", set(&i.CandidateTypes, f.candidateTypes, config.ParseCandidateTypes))
+	note("network-types", set(&i.NetworkTypes, f.networkTypes, config.ParseNetworkTypes))
+	note("tun", set(&i.Tun, f.tun, config.ParseTun))
+	note("socks5", set(&i.SOCKS5, f.socks5, config.ParseListen))
+	note("http-proxy", set(&i.HTTPProxy, f.httpProxy, config.ParseListen))
+	note("forward", setEach(&i.Forwards, f.forwards, config.ParseForward))
 	if f.lazy {
 		i.Lazy = true
 	}
@@ -191,6 +154,28 @@ func (f upFlags) apply(i *config.Interface) error {
 		return usageError(err)
 	}
 	return nil
+}
+
+// set parses the value of a flag, if it has one, in place of what the file says.
+func set[T any](to *T, text string, parse func(string) (T, error)) (err error) {
+	if text != "" {
+		*to, err = parse(text)
+	}
+	return err
+}
+
+// setEach is set for a flag that can be repeated: its values replace all those of the file.
+func setEach[T any](to *[]T, texts []string, parse func(string) (T, error)) error {
+	if len(texts) == 0 {
+		return nil
+	}
+	values := make([]T, len(texts))
+	var errs []error
+	for n, text := range texts {
+		errs = append(errs, set(&values[n], text, parse))
+	}
+	*to = values
+	return errors.Join(errs...)
 }
 
 // waitConnected returns when every peer that takes part in ICE is connected.
