@@ -51,6 +51,7 @@ test: deps ## every test under the race detector; as root with those in namespac
 		echo "not root: left out are tests that need root, in"; \
 		grep -rlE 'natlab\.(New|Need)\(|\bNeed\(t\)|Skipf?\(.*root' --include='*_test.go' . | xargs -r -n1 dirname | sort -u | sed 's/^/  /'; \
 	fi
+	$(GO) test -count=1 -run NoAllocations ./bind # the race detector allocates, so not below
 	$(GO) test -race -shuffle=on -timeout $(TEST_TIMEOUT) -p 2 ./...
 
 race: ## the tests of the packages under the race detector, without those of whole programs
