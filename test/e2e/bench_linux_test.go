@@ -38,10 +38,7 @@ func BenchmarkTimeToFirstPing(b *testing.B) {
 
 // BenchmarkRestart measures how long a tunnel is away when a daemon behind a port restricted NAT is killed and started again.
 func BenchmarkRestart(b *testing.B) {
-	w := newWorld(b, natlab.Config{A: natlab.Site{NAT: natlab.PortRestricted}, B: natlab.Site{NAT: natlab.PortRestricted}})
-	w.rendezvous()
-	na, nb := w.node(w.lab.A[0]), w.node(w.lab.B[0])
-	join(na, nb)
+	_, na, nb := newPair(b, natlab.PortRestricted)
 	na.up()
 	nb.upAndPing(na)
 	var sum time.Duration

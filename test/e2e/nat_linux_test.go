@@ -148,17 +148,11 @@ func TestSamePortBehindOneNAT(t *testing.T) {
 // The time from the second "up" to the first answered ping.
 func TestTimeToFirstPing(t *testing.T) {
 	t.Run("port restricted NATs", func(t *testing.T) {
-		w := newWorld(t, natlab.Config{A: natlab.Site{NAT: natlab.PortRestricted}, B: natlab.Site{NAT: natlab.PortRestricted}})
-		w.rendezvous()
-		na, nb := w.node(w.lab.A[0]), w.node(w.lab.B[0])
-		join(na, nb)
+		w, na, nb := newPair(t, natlab.PortRestricted)
 		t.Logf("port restricted NATs: from the second up to the first answer: %v", w.secondUp(na, nb, 7))
 	})
 	t.Run("relay", func(t *testing.T) {
-		w := newWorld(t, natlab.Config{A: natlab.Site{NAT: natlab.Symmetric}, B: natlab.Site{NAT: natlab.Symmetric}})
-		w.rendezvous()
-		na, nb := w.node(w.lab.A[0]), w.node(w.lab.B[0])
-		join(na, nb)
+		w, na, nb := newPair(t, natlab.Symmetric)
 		t.Logf("through the relay: from the second up to the first answer: %v", w.secondUp(na, nb, 5))
 	})
 }

@@ -11,10 +11,7 @@ import (
 
 // A daemon that is killed and started again is back at once: the other side does not wait for anything to expire.
 func TestKillAndRestart(t *testing.T) {
-	w := newWorld(t, natlab.Config{A: natlab.Site{NAT: natlab.PortRestricted}, B: natlab.Site{NAT: natlab.PortRestricted}})
-	w.rendezvous()
-	na, nb := w.node(w.lab.A[0]), w.node(w.lab.B[0])
-	join(na, nb)
+	_, na, nb := newPair(t, natlab.PortRestricted)
 	na.up()
 	nb.upAndPing(na)
 	for _, c := range []struct{ victim, other *node }{{na, nb}, {nb, na}} {
@@ -84,10 +81,7 @@ func TestRendezvousRestart(t *testing.T) {
 
 // A peer that has died is not called connected for long, and the reason says what is known.
 func TestDeadPeer(t *testing.T) {
-	w := newWorld(t, natlab.Config{A: natlab.Site{NAT: natlab.PortRestricted}, B: natlab.Site{NAT: natlab.PortRestricted}})
-	w.rendezvous()
-	na, nb := w.node(w.lab.A[0]), w.node(w.lab.B[0])
-	join(na, nb)
+	_, na, nb := newPair(t, natlab.PortRestricted)
 	na.up()
 	nb.upAndPing(na)
 	na.connected(nb)
@@ -123,10 +117,7 @@ func TestNetworkChanges(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			w := newWorld(t, natlab.Config{A: natlab.Site{NAT: tt.nat}, B: natlab.Site{NAT: tt.nat}})
-			w.rendezvous()
-			na, nb := w.node(w.lab.A[0]), w.node(w.lab.B[0])
-			join(na, nb)
+			w, na, nb := newPair(t, tt.nat)
 			na.up()
 			nb.upAndPing(na)
 			want := map[natlab.NAT]string{natlab.PortRestricted: "direct", natlab.Symmetric: "relay"}[tt.nat]

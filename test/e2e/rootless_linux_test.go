@@ -19,10 +19,7 @@ import (
 // Without root the whole tunnel lives in the process: it connects from behind a NAT, and forwards TCP and UDP both ways.
 func TestRootless(t *testing.T) {
 	needTool(t, "setpriv")
-	w := newWorld(t, natlab.Config{A: natlab.Site{NAT: natlab.PortRestricted}, B: natlab.Site{NAT: natlab.PortRestricted}})
-	w.rendezvous()
-	na, nb := w.node(w.lab.A[0]), w.node(w.lab.B[0])
-	join(na, nb)
+	_, na, nb := newPair(t, natlab.PortRestricted)
 	na.lines = []string{
 		fmt.Sprintf("#!wice Forward = tcp 127.0.0.1:8080 -> %s:80", nb.addr),
 		fmt.Sprintf("#!wice Forward = udp 127.0.0.1:8053 -> %s:53", nb.addr),

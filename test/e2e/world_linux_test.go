@@ -55,6 +55,16 @@ func newWorld(t testing.TB, c natlab.Config) *world {
 	return w
 }
 
+// newPair makes a world of two nodes that are each other's peers, behind NATs of one kind, with a rendezvous. Nothing is up yet.
+func newPair(t testing.TB, nat natlab.NAT) (w *world, na, nb *node) {
+	t.Helper()
+	w = newWorld(t, natlab.Config{A: natlab.Site{NAT: nat}, B: natlab.Site{NAT: nat}})
+	w.rendezvous()
+	na, nb = w.node(w.lab.A[0]), w.node(w.lab.B[0])
+	join(na, nb)
+	return w, na, nb
+}
+
 func needTool(t testing.TB, tool string) {
 	t.Helper()
 	if _, err := exec.LookPath(tool); err != nil {
