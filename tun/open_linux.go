@@ -31,7 +31,11 @@ func open(name string, mtu int) (wgtun.Device, error) {
 	if err != nil {
 		return nil, errors.Join(err, file.Close())
 	}
-	return dev, nil
+	d, err := newDevice(dev.(*wgtun.NativeTun))
+	if err != nil {
+		return nil, errors.Join(err, dev.Close())
+	}
+	return d, nil
 }
 
 // canCreate makes a device with a name of the kernel's choice. It goes away with its file. Only the attempt tells: in a
