@@ -117,7 +117,7 @@ func (r *receiver) read(wait bool) (bool, error) {
 // recvmmsg reports false to be called again when the socket is readable.
 func (r *receiver) recvmmsg(fd uintptr) bool {
 	for {
-		n, _, errno := unix.Syscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&r.msgs[0])), arenaSlots, unix.MSG_DONTWAIT, 0, 0)
+		n, _, errno := unix.RawSyscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&r.msgs[0])), arenaSlots, unix.MSG_DONTWAIT, 0, 0)
 		r.errno = errno
 		switch errno {
 		case 0:

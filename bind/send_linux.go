@@ -173,7 +173,7 @@ func (c *sender) prepareMessage(i, n, size int) {
 // sendmmsg sends from the next message on, and waits a little if there is no room. It runs with the descriptor held.
 func (c *sender) sendmmsg(fd uintptr) {
 	for {
-		n, _, errno := unix.Syscall6(unix.SYS_SENDMMSG, fd, uintptr(unsafe.Pointer(&c.msgs[c.next])), uintptr(c.end-c.next), unix.MSG_DONTWAIT, 0, 0)
+		n, _, errno := unix.RawSyscall6(unix.SYS_SENDMMSG, fd, uintptr(unsafe.Pointer(&c.msgs[c.next])), uintptr(c.end-c.next), unix.MSG_DONTWAIT, 0, 0)
 		c.sent, c.errno = int(n), errno
 		switch errno {
 		case 0:

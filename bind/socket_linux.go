@@ -18,6 +18,10 @@ const batchSize = 128
 //	receive: recvmmsg into the receiver's arena (UDP_GRO) -> source and PKTINFO once per datagram -> classify and copy each segment
 //
 // Sending takes no lock: the descriptor is held by reference count. Receiving belongs to one goroutine.
+//
+// These system calls do not block, so they are made without telling the scheduler (RawSyscall). A batch of 64 KiB takes tens of
+// microseconds; a thread that the scheduler knows to be gone for so long loses its processor to another one, which has to be woken.
+// That cost a fifth of the throughput (docs/benchmarks.md).
 type socket struct {
 	conn *net.UDPConn
 	raw  syscall.RawConn
