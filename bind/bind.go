@@ -185,7 +185,9 @@ func (b *Bind) Send(bufs [][]byte, ep conn.Endpoint) error {
 
 func (b *Bind) sendPath(bufs [][]byte, p *Path) error {
 	if p.kind == pathConn {
-		p.link.send(bufs)
+		if p.carrier == nil || !p.carrier.carry(bufs, p.remote) {
+			p.link.send(bufs)
+		}
 		return nil
 	}
 	return b.sendUDP(bufs, p.dst)
@@ -204,7 +206,7 @@ func (b *Bind) sendUDP(bufs [][]byte, e *Endpoint) error {
 	if sock == nil {
 		return fmt.Errorf("send to %s: %w", e.dst, syscall.EAFNOSUPPORT)
 	}
-	dropped, err := sock.send(bufs, e)
+	dropped, err := sock.send(bufs, e, 0)
 	if dropped > 0 {
 		b.stats.sendDrops.Add(uint64(dropped))
 	}

@@ -21,6 +21,8 @@ type Path struct {
 	dst    *Endpoint // direct and static
 	conn   net.Conn  // conn
 	link   *link     // conn; set by SetPath before the path is published
+
+	carrier Carrier // conn; nil: everything goes through the connection
 }
 
 // NewDirectPath returns the path to remote through the bind's own socket: what ICE selected between two UDP candidates neither of
@@ -50,6 +52,14 @@ func newUDPPath(kind pathKind, from netip.Addr, remote netip.AddrPort) *Path {
 // they are for people, for WireGuard's cookies and for its limit of handshakes.
 func NewConnPath(c net.Conn, local, remote netip.AddrPort) *Path {
 	return &Path{kind: pathConn, local: unmapPort(local), remote: unmapPort(remote), conn: c}
+}
+
+// NewRelayPath returns the path through our own relay: packets go through the carrier once the channel to the remote is bound, and through
+// the connection before. See [NewConnPath] for the rest.
+func NewRelayPath(carrier Carrier, c net.Conn, local, remote netip.AddrPort) *Path {
+	p := NewConnPath(c, local, remote)
+	p.carrier = carrier
+	return p
 }
 
 // Local returns the local address of the path as far as it is known. The port is that of the bind if it is zero.

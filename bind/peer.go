@@ -142,6 +142,9 @@ func (e *PeerEndpoint) holdInitiation(bufs [][]byte) bool {
 
 // linkLocked attaches the path to its connection. A connection that is read from already is not read from twice.
 func (e *PeerEndpoint) linkLocked(p *Path) {
+	if p.carrier != nil {
+		p.carrier.attach(e)
+	}
 	e.links = slices.DeleteFunc(e.links, (*link).ended)
 	for _, l := range e.links {
 		if l.conn == p.conn && l.acquire() {

@@ -20,42 +20,51 @@ const (
 	maxReceiveDelay = time.Second
 )
 
-// receiver has what receiving on one socket needs. It belongs to the goroutine that calls receive.
-type receiver struct {
-	sock   *socket
-	closed <-chan struct{}
-	d      *demux
-	delay  time.Duration
-
-	arena []byte
+// arena has what receiving on one socket needs. It belongs to one goroutine at a time.
+type arena struct {
+	data  []byte
 	msgs  [arenaSlots]message
 	iovs  [arenaSlots]unix.Iovec
 	names [arenaSlots]unix.RawSockaddrInet6
 	ctrls [arenaSlots]control
 
-	// the system call
-	block bool
-	errno unix.Errno
-	call  func(fd uintptr) bool
-
-	// what it brought: slot is the datagram being cut, of which off bytes are done
+	// what the last call brought: slot is the datagram being cut, of which off bytes are done
 	got, slot, off int
 	from           origin
 	segment        int
 }
 
+func newArena() *arena {
+	a := &arena{data: make([]byte, arenaSlots*arenaSlot)}
+	for i := range a.msgs {
+		a.iovs[i].Base = &a.data[i*arenaSlot]
+		a.iovs[i].SetLen(arenaSlot)
+		a.msgs[i].hdr.Iov = &a.iovs[i]
+		a.msgs[i].hdr.SetIovlen(1)
+		a.msgs[i].hdr.Name = (*byte)(unsafe.Pointer(&a.names[i]))
+		a.msgs[i].hdr.Control = &a.ctrls[i].bytes()[0]
+	}
+	return a
+}
+
+// receiver receives for WireGuard. It belongs to the goroutine that calls receive.
+type receiver struct {
+	*arena
+	sock   *socket
+	closed <-chan struct{}
+	d      *demux
+	delay  time.Duration
+
+	// the system call
+	block bool
+	errno unix.Errno
+	call  func(fd uintptr) bool
+}
+
 // receiveFunc returns the ReceiveFunc of the socket.
 func (s *socket) receiveFunc(d *demux, closed <-chan struct{}) conn.ReceiveFunc {
-	r := &receiver{sock: s, closed: closed, d: d, arena: make([]byte, arenaSlots*arenaSlot)}
+	r := &receiver{arena: newArena(), sock: s, closed: closed, d: d}
 	r.call = r.recvmmsg
-	for i := range r.msgs {
-		r.iovs[i].Base = &r.arena[i*arenaSlot]
-		r.iovs[i].SetLen(arenaSlot)
-		r.msgs[i].hdr.Iov = &r.iovs[i]
-		r.msgs[i].hdr.SetIovlen(1)
-		r.msgs[i].hdr.Name = (*byte)(unsafe.Pointer(&r.names[i]))
-		r.msgs[i].hdr.Control = &r.ctrls[i].bytes()[0]
-	}
 	if s.v6 {
 		return r.receiveIPv6
 	}
@@ -92,11 +101,7 @@ func (r *receiver) receive(bufs [][]byte, sizes []int, eps []conn.Endpoint) (n i
 
 // read fills the arena. Without wait it reports false when there is nothing.
 func (r *receiver) read(wait bool) (bool, error) {
-	for i := range r.msgs {
-		r.msgs[i].hdr.Namelen = unix.SizeofSockaddrInet6
-		r.msgs[i].hdr.SetControllen(controlSize)
-	}
-	r.block, r.got, r.slot, r.off = wait, 0, 0, 0
+	r.block = wait
 	if err := r.sock.raw.Read(r.call); err != nil {
 		if !errors.Is(err, net.ErrClosed) {
 			return false, r.pause()
@@ -116,21 +121,8 @@ func (r *receiver) read(wait bool) (bool, error) {
 
 // recvmmsg reports false to be called again when the socket is readable.
 func (r *receiver) recvmmsg(fd uintptr) bool {
-	for {
-		n, _, errno := unix.RawSyscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&r.msgs[0])), arenaSlots, unix.MSG_DONTWAIT, 0, 0)
-		r.errno = errno
-		switch errno {
-		case 0:
-			r.got = int(n)
-			return true
-		case unix.EINTR:
-			continue
-		case unix.EAGAIN:
-			return !r.block
-		default:
-			return true
-		}
-	}
+	r.errno = r.fill(fd)
+	return r.errno != unix.EAGAIN || !r.block
 }
 
 // pause waits a little longer after each error in a row, or until the bind is closed.
@@ -148,33 +140,61 @@ func (r *receiver) pause() error {
 
 // cut moves packets from the arena to bufs[n:] and returns the new n. It stops when either is used up.
 func (r *receiver) cut(n int, bufs [][]byte, sizes []int, eps []conn.Endpoint) int {
-	for ; r.slot < r.got; r.slot, r.off = r.slot+1, 0 {
-		m := &r.msgs[r.slot]
-		size := int(m.n)
-		if r.off == 0 {
-			r.from = origin{source: decodeSource(&r.names[r.slot])}
-			r.from.local, r.segment = r.ctrls[r.slot].parse(int(m.hdr.Controllen))
-			if r.segment <= 0 {
-				r.segment = max(size, 1)
-			}
+	for n < len(bufs) {
+		b := r.next(r.d.stats)
+		if b == nil {
+			break
 		}
-		if m.hdr.Flags&unix.MSG_TRUNC != 0 {
-			r.d.stats.dropped.Add(1)
-			continue
-		}
-		data := r.arena[r.slot*arenaSlot:][:size]
-		for r.off < size {
-			if n == len(bufs) {
-				return n
-			}
-			b := data[r.off:min(r.off+r.segment, size)]
-			r.off += len(b)
-			if ep := r.d.route(b, &r.from); ep != nil && len(b) <= len(bufs[n]) {
-				sizes[n] = copy(bufs[n], b)
-				eps[n] = ep
-				n++
-			}
+		if ep := r.d.route(b, &r.from); ep != nil && len(b) <= len(bufs[n]) {
+			sizes[n] = copy(bufs[n], b)
+			eps[n] = ep
+			n++
 		}
 	}
 	return n
+}
+
+// fill takes what is there, without waiting. What the last call brought is gone.
+func (a *arena) fill(fd uintptr) unix.Errno {
+	a.got, a.slot, a.off = 0, 0, 0
+	for i := range a.msgs {
+		a.msgs[i].hdr.Namelen = unix.SizeofSockaddrInet6
+		a.msgs[i].hdr.SetControllen(controlSize)
+	}
+	for {
+		n, _, errno := unix.RawSyscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&a.msgs[0])), arenaSlots, unix.MSG_DONTWAIT, 0, 0)
+		switch errno {
+		case 0:
+			a.got = int(n)
+			return 0
+		case unix.EINTR:
+		default:
+			return errno
+		}
+	}
+}
+
+// next returns the next packet, whose origin is then from; nil when there is none.
+func (a *arena) next(stats *counters) []byte {
+	for ; a.slot < a.got; a.slot, a.off = a.slot+1, 0 {
+		m := &a.msgs[a.slot]
+		size := int(m.n)
+		if a.off == 0 {
+			a.from = origin{source: decodeSource(&a.names[a.slot])}
+			a.from.local, a.segment = a.ctrls[a.slot].parse(int(m.hdr.Controllen))
+			if a.segment <= 0 {
+				a.segment = max(size, 1)
+			}
+		}
+		if m.hdr.Flags&unix.MSG_TRUNC != 0 {
+			stats.dropped.Add(1)
+			continue
+		}
+		if a.off < size {
+			b := a.data[a.slot*arenaSlot:][:size][a.off:min(a.off+a.segment, size)]
+			a.off += len(b)
+			return b
+		}
+	}
+	return nil
 }

@@ -25,15 +25,18 @@ const (
 // sender has what one call of send needs. It belongs to one call at a time.
 type sender struct {
 	// the call
-	ep   *Endpoint
-	src  *local
-	gso  bool
-	bufs [][]byte
+	ep      *Endpoint
+	channel uint16 // in front of each packet; 0: nothing is
+	src     *local
+	gso     bool
+	bufs    [][]byte
 
-	msgs  [batchSize]message
-	iovs  [batchSize]unix.Iovec
-	ctrls [batchSize]control
-	first [batchSize]int // the index in bufs of each message's first packet
+	msgs    [batchSize]message
+	iovs    [2 * batchSize]unix.Iovec // header and packet, or packets alone
+	headers [batchSize][channelHeaderSize]byte
+	ctrls   [batchSize]control
+	first   [batchSize]int // the index in bufs of each message's first packet
+	count   [batchSize]int // and the number of its packets
 
 	// the system call
 	next, end int // messages
@@ -49,14 +52,15 @@ var senders = sync.Pool{New: func() any {
 	return s
 }}
 
-// send sends the packets to the endpoint. It returns the number of packets dropped because the buffer stayed full.
-func (s *socket) send(bufs [][]byte, ep *Endpoint) (dropped int, err error) {
+// send sends the packets to the endpoint, each as ChannelData if channel is not 0. It returns the number of packets dropped because the
+// buffer stayed full.
+func (s *socket) send(bufs [][]byte, ep *Endpoint, channel uint16) (dropped int, err error) {
 	c := senders.Get().(*sender)
 	defer func() {
 		c.ep = nil
 		senders.Put(c)
 	}()
-	c.ep, c.waits = ep, 0
+	c.ep, c.channel, c.waits = ep, channel, 0
 	for len(bufs) > 0 {
 		n := min(len(bufs), batchSize)
 		d, err := c.batch(s, bufs[:n])
@@ -109,7 +113,7 @@ func (c *sender) batch(s *socket, bufs [][]byte) (dropped int, err error) {
 }
 
 // segmented reports whether the message that failed was to be cut by the kernel.
-func (c *sender) segmented() bool { return c.msgs[c.next].hdr.Iovlen > 1 }
+func (c *sender) segmented() bool { return c.count[c.next] > 1 }
 
 func badSource(e unix.Errno) bool {
 	return e == unix.EINVAL || e == unix.ENETUNREACH || e == unix.EHOSTUNREACH || e == unix.EADDRNOTAVAIL
@@ -123,38 +127,60 @@ func (c *sender) prepare(v6 bool) {
 		limit = maxPayload6
 	}
 	c.next, c.end, c.errno = 0, 0, 0
+	overhead := 0
+	if c.channel != 0 {
+		overhead = channelHeaderSize
+	}
 	for i := 0; i < len(c.bufs); {
 		size := len(c.bufs[i])
 		total, n := 0, 0
 		for i+n < len(c.bufs) {
 			l := len(c.bufs[i+n])
-			if n > 0 && (!c.gso || l == 0 || l > size || n == maxSegments || total+l > limit) {
+			if n > 0 && (!c.gso || l == 0 || l > size || n == maxSegments || total+l+overhead > limit) {
 				break
 			}
-			iov := &c.iovs[i+n]
-			iov.Base = unsafe.SliceData(c.bufs[i+n])
-			iov.SetLen(l)
-			total += l
+			c.gather(i + n)
+			total += l + overhead
 			n++
 			if l < size {
 				break
 			}
 		}
-		c.prepareMessage(i, n, size)
+		c.prepareMessage(i, n, size+overhead)
 		i += n
 	}
+}
+
+// gather points to the i-th packet, and to a header in front of it if there is to be one.
+func (c *sender) gather(i int) {
+	b := c.bufs[i]
+	iov := &c.iovs[i]
+	if c.channel != 0 {
+		header := &c.headers[i]
+		putChannelHeader(header, c.channel, len(b))
+		c.iovs[2*i].Base = &header[0]
+		c.iovs[2*i].SetLen(len(header))
+		iov = &c.iovs[2*i+1]
+	}
+	iov.Base = unsafe.SliceData(b)
+	iov.SetLen(len(b))
 }
 
 // prepareMessage makes one message of n packets from the i-th on.
 func (c *sender) prepareMessage(i, n, size int) {
 	m, ctrl := &c.msgs[c.end], &c.ctrls[c.end]
-	c.first[c.end] = i
+	c.first[c.end], c.count[c.end] = i, n
 	c.end++
 
 	m.hdr.Name = (*byte)(unsafe.Pointer(&c.ep.sa.raw))
 	m.hdr.Namelen = c.ep.sa.len
-	m.hdr.Iov = &c.iovs[i]
-	m.hdr.SetIovlen(n)
+	if c.channel != 0 {
+		m.hdr.Iov = &c.iovs[2*i]
+		m.hdr.SetIovlen(2 * n)
+	} else {
+		m.hdr.Iov = &c.iovs[i]
+		m.hdr.SetIovlen(n)
+	}
 
 	used := 0
 	if c.src != nil {
@@ -208,8 +234,11 @@ func (c *sender) wait(fd int32) bool {
 // reset drops the references to the packets.
 func (c *sender) reset(n int) {
 	c.src, c.bufs = nil, nil
+	if c.channel != 0 {
+		n *= 2
+	}
 	clear(c.iovs[:n])
-	for i := range c.msgs[:n] {
+	for i := range c.msgs[:c.end] {
 		c.msgs[i].hdr.Name = nil
 	}
 }

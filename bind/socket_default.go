@@ -34,14 +34,22 @@ func listen(network string, port uint16, mark uint32) (*socket, error) {
 	if err != nil {
 		return nil, err
 	}
+	return newSocket(c, network == "udp6")
+}
+
+// newSocket takes over a connection, and closes it if there is an error.
+func newSocket(c *net.UDPConn, v6 bool) (*socket, error) {
 	raw, err := c.SyscallConn()
 	if err != nil {
 		c.Close()
 		return nil, err
 	}
 	enlarge(c)
-	return &socket{conn: c, raw: raw, v6: network == "udp6"}, nil
+	return &socket{conn: c, raw: raw, v6: v6}, nil
 }
+
+// joinReceived does nothing: the system joins no datagrams.
+func joinReceived(syscall.RawConn) error { return nil }
 
 func controlListener(_ string, c syscall.RawConn, mark uint32) error {
 	if mark == 0 {
@@ -63,9 +71,16 @@ func (s *socket) port() uint16 { return connPort(s.conn) }
 
 func (s *socket) close() error { return s.conn.Close() }
 
-// send sends the packets one by one. When the buffer is full the runtime waits, which these systems hardly ever do for UDP.
-func (s *socket) send(bufs [][]byte, ep *Endpoint) (dropped int, err error) {
+// send sends the packets one by one, as ChannelData if channel is not 0. When the buffer is full the runtime waits, which these systems
+// hardly ever do for UDP.
+func (s *socket) send(bufs [][]byte, ep *Endpoint, channel uint16) (dropped int, err error) {
+	framed := newPacket(nil)
+	defer framed.free()
 	for _, b := range bufs {
+		if channel != 0 {
+			framed.data = appendChannelData(framed.data[:0], channel, b)
+			b = framed.data
+		}
 		if _, _, err := s.conn.WriteMsgUDPAddrPort(b, nil, ep.dst); err != nil {
 			if errors.Is(err, syscall.ENOBUFS) {
 				dropped++

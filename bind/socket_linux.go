@@ -34,12 +34,17 @@ func listen(network string, port uint16, mark uint32) (*socket, error) {
 	if err != nil {
 		return nil, err
 	}
+	return newSocket(c, network == "udp6")
+}
+
+// newSocket takes over a connection, and closes it if there is an error.
+func newSocket(c *net.UDPConn, v6 bool) (*socket, error) {
 	raw, err := c.SyscallConn()
 	if err != nil {
 		c.Close()
 		return nil, err
 	}
-	s := &socket{conn: c, raw: raw, v6: network == "udp6"}
+	s := &socket{conn: c, raw: raw, v6: v6}
 	raw.Control(func(fd uintptr) {
 		_, err := unix.GetsockoptInt(int(fd), unix.IPPROTO_UDP, unix.UDP_SEGMENT)
 		s.gso.Store(err == nil && !segmentationDisabled())
@@ -79,11 +84,20 @@ func setOptions(fd int, network string, mark uint32) error {
 	if err != nil {
 		return fmt.Errorf("ask for local addresses of received packets: %w", err)
 	}
+	setJoin(fd)
+	return nil
+}
+
+// setJoin lets the kernel join what arrives. Kernels before 5.0 have no UDP_GRO; then datagrams arrive one by one.
+func setJoin(fd int) {
 	if !segmentationDisabled() {
-		// Kernels before 5.0 have no UDP_GRO; then datagrams arrive one by one.
 		_ = unix.SetsockoptInt(fd, unix.IPPROTO_UDP, unix.UDP_GRO, 1)
 	}
-	return nil
+}
+
+// joinReceived is setJoin for a socket that is not bound yet.
+func joinReceived(c syscall.RawConn) error {
+	return c.Control(func(fd uintptr) { setJoin(int(fd)) })
 }
 
 // setBuffers asks for big buffers: first within the limits of net.core.[rw]mem_max, then beyond, which needs CAP_NET_ADMIN. A

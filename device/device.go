@@ -123,7 +123,7 @@ func New(opts Options) (*Device, error) {
 		ExcludeInterface: func(name string) bool { return name == opts.Name },
 		IncludeLoopback:  opts.IncludeLoopback,
 	})
-	d.net = &underlay{control: d.bind.ControlSocket}
+	d.net = &underlay{bind: d.bind}
 	d.named = namedEndpoints(opts.Config)
 	d.wg = wgdevice.NewDevice(opts.Tun, d.bind, wireguardLogger(d.log))
 	var err error

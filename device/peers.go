@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net"
 	"net/netip"
 	"slices"
 	"sync"
@@ -159,6 +160,7 @@ func (d *Device) addPeers(wanted map[key.Public]bool) error {
 			TCPMux:          &d.tcp,
 			Mux:             d.bind.Mux(),
 			Net:             d.net,
+			RelayStream:     func(c net.Conn) net.Conn { return d.bind.NewTURNStream(c) },
 			ExcludeAddr:     d.isOverlay,
 			IncludeLoopback: d.opts.IncludeLoopback,
 			OnPath:          func(path *session.Path) { d.onPath(p, path) },
@@ -252,6 +254,9 @@ func (d *Device) onPath(p *peer, path *session.Path) {
 		next = bind.NewDirectPath(path.Base.Addr(), path.Remote.Address)
 	default:
 		next = bind.NewConnPath(path.Conn, path.Local.Address, path.Remote.Address)
+		if c, ok := path.Carrier.(bind.Carrier); ok {
+			next = bind.NewRelayPath(c, path.Conn, path.Local.Address, path.Remote.Address)
+		}
 	}
 	p.ice = path != nil
 	fresh := path != nil && path.Generation != p.gen

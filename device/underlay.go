@@ -6,12 +6,12 @@ import (
 	"hash/maphash"
 	"net"
 	"net/netip"
-	"syscall"
 	"time"
 
 	"github.com/pion/transport/v2"
 	"github.com/pion/transport/v2/stdnet"
 
+	"github.com/wice-go/wice-go/bind"
 	"github.com/wice-go/wice-go/signal/session"
 )
 
@@ -22,16 +22,13 @@ const (
 
 	// dialTimeout bounds a connection over TCP to a TURN or name server.
 	dialTimeout = 5 * time.Second
-
-	// turnSocketBuffer is the size in bytes asked for a TURN socket's buffers: it carries the relayed traffic of a peer.
-	turnSocketBuffer = 4 << 20
 )
 
 // underlay makes the sockets beside the bind's own, those to TURN and name servers: with the interface's mark on
 // them, so that a full tunnel does not swallow its own packets.
 type underlay struct {
 	stdnet.Net
-	control func(network, address string, c syscall.RawConn) error
+	bind *bind.Bind
 }
 
 var _ transport.Net = (*underlay)(nil)
@@ -45,23 +42,14 @@ func (u *underlay) Interfaces() ([]*transport.Interface, error) {
 	return now.Interfaces()
 }
 
-// ListenPacket implements [transport.Net].
+// ListenPacket implements [transport.Net]: it opens the socket of a TURN client.
 func (u *underlay) ListenPacket(network, address string) (net.PacketConn, error) {
-	lc := net.ListenConfig{Control: u.control}
-	c, err := lc.ListenPacket(context.Background(), network, address)
-	if err != nil {
-		return nil, err
-	}
-	if udp, ok := c.(*net.UDPConn); ok {
-		udp.SetReadBuffer(turnSocketBuffer)
-		udp.SetWriteBuffer(turnSocketBuffer)
-	}
-	return c, nil
+	return u.bind.ListenTURN(network, address)
 }
 
 // DialTCP implements [transport.Net].
 func (u *underlay) DialTCP(network string, laddr, raddr *net.TCPAddr) (transport.TCPConn, error) {
-	d := net.Dialer{Control: u.control, Timeout: dialTimeout}
+	d := net.Dialer{Control: u.bind.ControlSocket, Timeout: dialTimeout}
 	if laddr != nil {
 		d.LocalAddr = laddr
 	}
@@ -70,7 +58,7 @@ func (u *underlay) DialTCP(network string, laddr, raddr *net.TCPAddr) (transport
 
 // DialUDP implements [transport.Net].
 func (u *underlay) DialUDP(network string, laddr, raddr *net.UDPAddr) (transport.UDPConn, error) {
-	d := net.Dialer{Control: u.control}
+	d := net.Dialer{Control: u.bind.ControlSocket}
 	if laddr != nil {
 		d.LocalAddr = laddr
 	}
@@ -97,7 +85,7 @@ func (u *underlay) Dial(network, address string) (net.Conn, error) {
 
 // DialContext is for the questions to name servers.
 func (u *underlay) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
-	d := net.Dialer{Control: u.control, Timeout: dialTimeout}
+	d := net.Dialer{Control: u.bind.ControlSocket, Timeout: dialTimeout}
 	return d.DialContext(ctx, network, address)
 }
 

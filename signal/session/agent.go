@@ -81,6 +81,7 @@ type agent struct {
 	pacer      *pacer
 	relayPacer *pacer // of what goes through our own relays, which is no slower for the direct pairs
 	gate       *relayGate
+	net        *agentNet // nil before there is a configuration
 
 	// Owned by the session's goroutine.
 	locals, remotes []proto.Candidate
@@ -169,6 +170,9 @@ func (s *Session) agentConfig(ag *agent, a StartAgent) (*ice.AgentConfig, error)
 	if !s.ownDirect() {
 		wait = relayOnlyWait
 	}
+	ag.net = &agentNet{
+		Net: inner, ctx: ag.ctx, tcpDelay: tcpDelay, ipv6: ipv6, pacer: ag.relayPacer, servers: s.servers, stream: s.opts.RelayStream,
+	}
 	return &ice.AgentConfig{
 		Urls:                   urls,
 		LocalUfrag:             a.LocalUfrag,
@@ -186,7 +190,8 @@ func (s *Session) agentConfig(ag *agent, a StartAgent) (*ice.AgentConfig, error)
 		CandidateTypes:         types,
 		NetworkTypes:           networks,
 		LoggerFactory:          loggerFactory{s.log},
-		Net:                    &agentNet{Net: inner, ctx: ag.ctx, tcpDelay: tcpDelay, ipv6: ipv6, pacer: ag.relayPacer},
+		Net:                    ag.net,
+		ProxyDialer:            relayDialer{ag.net},
 		IPFilter:               func(ip net.IP) bool { addr, ok := netip.AddrFromSlice(ip); return ok && s.usable(addr.Unmap()) },
 		IncludeLoopback:        s.opts.IncludeLoopback,
 		UDPMux:                 mux,

@@ -8,10 +8,14 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/pion/ice/v2"
 	"github.com/pion/transport/v2"
+
+	"github.com/wice-go/wice-go/proto"
 )
 
 // dialTimeout bounds how long a TURN server may take to accept a TCP connection, name lookup apart.
@@ -27,6 +31,12 @@ type agentNet struct {
 	ipv6     bool          // a TURN server has an IPv6 address
 	udpRelay atomic.Bool   // a relay over UDP was allocated
 	pacer    *pacer        // of checks through relays
+
+	servers []proto.ICEServer       // to tell which are asked over TLS
+	stream  func(net.Conn) net.Conn // wraps connections to TURN servers; nil: they stay as they are
+
+	mu       sync.Mutex // guards the following
+	carriers map[string]any
 }
 
 // errUDPRelay is why a TURN server is not asked over TCP. A second relay that comes later would only be slower: and its first checks
@@ -46,15 +56,6 @@ func (n *agentNet) closeUnless(c io.Closer, needed *atomic.Bool) {
 type tcpConn struct {
 	transport.TCPConn
 	heard atomic.Bool
-	relayPacing
-}
-
-// Write sends a whole message, as pion's client does. A check that comes too early is dropped.
-func (c *tcpConn) Write(b []byte) (int, error) {
-	if !c.admits(b) {
-		return len(b), nil
-	}
-	return c.TCPConn.Write(b)
 }
 
 func (c *tcpConn) Read(b []byte) (int, error) {
@@ -114,9 +115,50 @@ func (n *agentNet) ListenPacket(network, address string) (net.PacketConn, error)
 	if err != nil {
 		return nil, err
 	}
-	tc := &turnConn{PacketConn: c, allocated: &n.udpRelay, relayPacing: relayPacing{pacer: n.pacer}}
+	tc := &turnConn{PacketConn: c, allocated: &n.udpRelay, turnClient: turnClient{relayPacing: relayPacing{pacer: n.pacer}, renewal: renewal{servers: n.servers}}}
 	n.closeUnless(c, &tc.holds)
+	n.carries(c.LocalAddr(), c)
 	return tc, nil
+}
+
+// carries notes what carries the packets of a relay whose server is reached from the local address.
+func (n *agentNet) carries(local net.Addr, carrier any) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.carriers == nil {
+		n.carriers = make(map[string]any)
+	}
+	n.carriers[carrierKey(local.Network(), portOf(local))] = carrier
+}
+
+// carrier returns what was noted for a local relay candidate, nil for others. Its related address has the port of the socket.
+func (n *agentNet) carrier(c ice.Candidate) any {
+	network := "tcp"
+	switch relayProtocol(c) {
+	case "":
+		return nil
+	case "udp":
+		network = "udp"
+	}
+	r := c.RelatedAddress()
+	if r == nil {
+		return nil
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.carriers[carrierKey(network, r.Port)]
+}
+
+func carrierKey(network string, port int) string { return network + ":" + strconv.Itoa(port) }
+
+func portOf(a net.Addr) int {
+	switch a := a.(type) {
+	case *net.UDPAddr:
+		return a.Port
+	case *net.TCPAddr:
+		return a.Port
+	}
+	return 0
 }
 
 // DialTCP connects to a TURN server.
@@ -140,7 +182,7 @@ func (n *agentNet) DialTCP(network string, laddr, raddr *net.TCPAddr) (transport
 	if err != nil {
 		return nil, err
 	}
-	tc := &tcpConn{TCPConn: c, relayPacing: relayPacing{pacer: n.pacer}}
+	tc := &tcpConn{TCPConn: c}
 	n.closeUnless(c, &tc.heard)
 	return tc, nil
 }

@@ -31,6 +31,9 @@ type Path struct {
 	// who uses it: the session does that, and its Read then returns an error.
 	Conn *ice.Conn
 
+	// Carrier is what Options.Net or Options.RelayStream made to reach the TURN server of our relay; nil without one of ours.
+	Carrier any
+
 	Generation uint64 // of the session: one more with each
 }
 
@@ -43,6 +46,7 @@ func (ag *agent) path() *Path {
 		Base:       candidateAddr(l),
 		Network:    protoNetwork(l.NetworkType()),
 		Conn:       ag.conn,
+		Carrier:    ag.net.carrier(l),
 		Generation: ag.generation,
 	}
 	// The peer's checks may have come before its candidates. Then pion knows the address as peer-reflexive for ever.

@@ -10,7 +10,7 @@ import (
 )
 
 // relayPacing holds back the checks in what a TURN client sends: through a relay, too, a peer's candidates must not get more of them than
-// the pacing allows, whoever lives there. It sees through UDP and TCP, not through TLS.
+// the pacing allows, whoever lives there. It does not see into DTLS.
 type relayPacing struct {
 	pacer *pacer
 

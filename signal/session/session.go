@@ -21,6 +21,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"net"
 	"net/netip"
 	"slices"
 	"sync"
@@ -56,6 +57,10 @@ type Options struct {
 	Mux    ice.UniversalUDPMux // required: the shared UDP sockets; not closed by the session
 	TCPMux ice.TCPMux          // accepts ICE-TCP connections; nil: this side only dials them
 	Net    transport.Net       // makes the sockets to TURN servers; nil: the system's
+
+	// RelayStream takes over the connections to TURN servers over TCP and TLS: what it returns is read by whole messages, and is the
+	// Carrier of paths. Nil: they stay as they are.
+	RelayStream func(net.Conn) net.Conn
 
 	// ExcludeAddr reports addresses that are no candidates, neither local nor remote: the interface's own. Nil: none.
 	ExcludeAddr func(netip.Addr) bool

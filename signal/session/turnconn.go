@@ -17,7 +17,7 @@ type turnConn struct {
 	holds  atomic.Bool                    // the server has allocated a relay on this socket, which it wants back
 
 	allocated *atomic.Bool // set then too
-	relayPacing
+	turnClient
 }
 
 // WriteTo sends to the TURN server; a client has one. A check that comes too early is dropped.
@@ -31,6 +31,7 @@ func (c *turnConn) WriteTo(b []byte, addr net.Addr) (int, error) {
 			c.server.Store(&ap)
 		}
 	}
+	c.renewal.sent(b)
 	return c.PacketConn.WriteTo(b, addr)
 }
 
@@ -44,6 +45,9 @@ func (c *turnConn) ReadFrom(b []byte) (int, net.Addr, error) {
 		udp, ok := addr.(*net.UDPAddr)
 		s := c.server.Load()
 		if ok && s != nil && *s == unmapped(udp) && fromTURNServer(b[:n]) {
+			if c.renewal.received(b[:n], func(m []byte) { _, _ = c.PacketConn.WriteTo(m, addr) }) {
+				continue
+			}
 			if b[0] == 1 && b[1] == 3 { // Allocate success response, RFC 8656, section 7.3
 				c.holds.Store(true)
 				if c.allocated != nil {

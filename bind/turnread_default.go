@@ -1,0 +1,30 @@
+//go:build !linux
+
+package bind
+
+// turnReader reads for a TURN client's socket.
+type turnReader struct {
+	buf []byte
+}
+
+// next waits for a message that is the client's. It is valid until the next call. On the way it hands on WireGuard's packets.
+func (r *turnReader) next(t *TURNSocket) ([]byte, error) {
+	if r.buf == nil {
+		r.buf = make([]byte, maxConnPacket+channelHeaderSize)
+	}
+	for {
+		n, _, _, from, err := t.sock.conn.ReadMsgUDPAddrPort(r.buf, nil)
+		if err != nil {
+			return nil, err
+		}
+		if !t.fromServer(sourceOf(unmapPort(from))) {
+			t.relay.stats.dropped.Add(1)
+			continue
+		}
+		p := t.take(r.buf[:n])
+		if p == nil {
+			return r.buf[:n], nil
+		}
+		t.deliver([]*packet{p})
+	}
+}
