@@ -30,7 +30,15 @@ const binariesVariable = "WICE_BENCH_BINARIES"
 // programs is where the programs are built; constant after TestMain.
 var programs string
 
+// TestMain runs the tests, or the naive relay in a process that the harness has started for that.
 func TestMain(m *testing.M) {
+	if config := os.Getenv(naiveVariable); config != "" {
+		if err := naive(config); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	flag.Parse()
 	os.Exit(run(m))
 }
@@ -57,12 +65,12 @@ func built(name, command string) (string, error) {
 	return file, program.Build(file, command)
 }
 
-// binary is a build of wice-go that was made before.
-type binary struct{ name, file string }
+// build is a wice-go that was made before.
+type build struct{ name, file string }
 
 // parseBinaries reads binariesVariable's value.
-func parseBinaries(text string) ([]binary, error) {
-	var all []binary
+func parseBinaries(text string) ([]build, error) {
+	var all []build
 	for part := range strings.SplitSeq(text, ",") {
 		if part == "" {
 			continue
@@ -81,7 +89,7 @@ func parseBinaries(text string) ([]binary, error) {
 		if info.IsDir() || info.Mode()&0o111 == 0 {
 			return nil, fmt.Errorf("%s: %s is not a program", binariesVariable, file)
 		}
-		all = append(all, binary{name, file})
+		all = append(all, build{name, file})
 	}
 	return all, nil
 }

@@ -28,7 +28,8 @@ type pair struct {
 	ends    [2]*end
 	turn    *natlab.TURN // nil on a direct path
 	relay   *natlab.Host // turn's
-	server  *process     // iperf3, on the second end
+	raw     *rawRelay    // in place of a tunnel; else nil
+	server  *process     // iperf3, on the second end of a tunnel
 	tests   int          // of that server
 	seen    string       // the path as it was at first
 }
@@ -40,7 +41,7 @@ type end struct {
 	key  key.Private
 	addr netip.Addr // inside the tunnel
 	dir  string     // for files
-	proc *process   // the tunnel
+	proc *process   // the tunnel; nil where there is none
 
 	// path returns the way that the program says its packets take; it is an error if that is not the wanted one.
 	path func() (string, error)
@@ -64,16 +65,18 @@ func newPair(t testing.TB, v variant) *pair {
 	}
 	v.kind.start(p)
 	a, b := p.ends[0], p.ends[1]
-	until(t, fmt.Sprintf("%v: ping through the tunnel", v), func() error {
-		_, err := output(t, a.host, "ping", "-n", "-q", "-i", "0.05", "-c", "2", "-w", "1", b.addr.String())
-		return err
-	})
+	if p.raw == nil {
+		until(t, fmt.Sprintf("%v: ping through the tunnel", v), func() error {
+			_, err := output(t, a.host, "ping", "-n", "-q", "-i", "0.05", "-c", "2", "-w", "1", b.addr.String())
+			return err
+		})
+		p.server = start(t, b.host, nil, "iperf3", "-s", "-B", b.addr.String(), "--forceflush")
+		p.serverReady()
+	}
 	until(t, fmt.Sprintf("%v: the wanted path", v), func() (err error) {
 		p.seen, err = p.path()
 		return err
 	})
-	p.server = start(t, b.host, nil, "iperf3", "-s", "-B", b.addr.String(), "--forceflush")
-	p.serverReady()
 	return p
 }
 
@@ -119,7 +122,7 @@ func (p *pair) state() state {
 	for i, h := range hosts {
 		all := interfaces(p.t, h)
 		want := []string{"eth0", "lo"}
-		if i < 2 {
+		if i < 2 && p.raw == nil {
 			want = append(want, iface)
 			s.tunnels += p.ends[i].proc.cpu(p.t)
 			s.inner[i] = all[iface]
@@ -159,28 +162,21 @@ type cost struct{ tunnels, relay time.Duration }
 // carried checks that so many bytes went from one end to the other between two states by the wanted path, and returns what that took.
 func (p *pair) carried(before, after state, from, to int, bytes int64) cost {
 	p.t.Helper()
-	counters := []struct {
-		name string
-		n    int64
-	}{
-		{"sent into the tunnel", after.inner[from].tx - before.inner[from].tx},
-		{"sent on the cable", after.outer[from].tx - before.outer[from].tx},
-		{"received from the cable", after.outer[to].rx - before.outer[to].rx},
-		{"received from the tunnel", after.inner[to].rx - before.inner[to].rx},
+	least := func(n int64, what string) {
+		p.t.Helper()
+		if n < bytes {
+			p.t.Fatalf("%v: %d bytes were %s, less than the payload of %d: the packets took another way", p.variant, n, what, bytes)
+		}
+	}
+	least(after.outer[from].tx-before.outer[from].tx, "sent on the cable")
+	least(after.outer[to].rx-before.outer[to].rx, "received from the cable")
+	if p.raw == nil {
+		least(after.inner[from].tx-before.inner[from].tx, "sent into the tunnel")
+		least(after.inner[to].rx-before.inner[to].rx, "received from the tunnel")
 	}
 	if p.turn != nil {
-		counters = append(counters, []struct {
-			name string
-			n    int64
-		}{
-			{"received by the relay", after.outer[2].rx - before.outer[2].rx},
-			{"sent by the relay", after.outer[2].tx - before.outer[2].tx},
-		}...)
-	}
-	for _, c := range counters {
-		if c.n < bytes {
-			p.t.Fatalf("%v: %d bytes were %s, less than the payload of %d: the packets took another way", p.variant, c.n, c.name, bytes)
-		}
+		least(after.outer[2].rx-before.outer[2].rx, "received by the relay")
+		least(after.outer[2].tx-before.outer[2].tx, "sent by the relay")
 	}
 	p.samePath()
 	return cost{after.tunnels - before.tunnels, after.relay - before.relay}

@@ -31,13 +31,21 @@ type process struct {
 	exited chan struct{}  // closed when it is gone
 }
 
-// start runs a program with more variables in its environment.
+// start runs a program with more variables in its environment, and nothing on its standard input.
 func start(t testing.TB, h *natlab.Host, env []string, name string, args ...string) *process {
+	t.Helper()
+	return startWithInput(t, h, nil, env, name, args...)
+}
+
+func startWithInput(t testing.TB, h *natlab.Host, stdin *os.File, env []string, name string, args ...string) *process {
 	t.Helper()
 	p := &process{name: h.Name + ": " + strings.Join(append([]string{name}, args...), " "), exited: make(chan struct{})}
 	p.cmd = h.Command(context.Background(), name, args...)
 	p.cmd.Env = append(os.Environ(), env...)
 	p.cmd.Stdout, p.cmd.Stderr = &p.out, &p.out
+	if stdin != nil {
+		p.cmd.Stdin = stdin
+	}
 	if err := p.cmd.Start(); err != nil {
 		t.Fatalf("start %s: %v", p.name, err)
 	}

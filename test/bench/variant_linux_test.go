@@ -10,7 +10,7 @@ import (
 // variant is a kind of tunnel, perhaps made by another build of wice-go.
 type variant struct {
 	kind  kind
-	build binary // the zero value means that of this checkout
+	build build // the zero value means that of this checkout
 }
 
 // kind is what carries the packets.
@@ -28,6 +28,8 @@ var kinds = []kind{
 	{"mixed", "", true, startMixed},
 	{"relay-udp", "udp", true, startWice},
 	{"relay-tcp", "tcp", true, startWice},
+	{"naive-relay", "udp", false, startNaive},
+	{"raw-relay", "udp", false, startRaw},
 }
 
 // String returns KIND or KIND/BUILD.
@@ -39,10 +41,10 @@ func (v variant) String() string {
 }
 
 // variants returns those that were chosen by name; of "" all, with the other builds on direct paths alone.
-func variants(chosen string, builds []binary) ([]variant, error) {
+func variants(chosen string, builds []build) ([]variant, error) {
 	var all, usual []variant
 	for _, k := range kinds {
-		for _, b := range append([]binary{{}}, builds...) {
+		for _, b := range append([]build{{}}, builds...) {
 			v := variant{k, b}
 			if b.name != "" && !k.wice {
 				continue
@@ -76,39 +78,45 @@ func choose[T any](what, chosen string, all []T, name func(T) string) ([]T, erro
 	return picked, nil
 }
 
-// comparisons of each variant with the reference, of relays with what bounds them, and of the builds with one another.
-func comparisons(all []variant, reference string) []comparison {
+// comparisons are those of each variant with the reference, and others that tell something: relays with the baseline and the upper bound of
+// what relays can do, and builds with one another.
+func comparisons(all []variant, reference string) (withReference, others []comparison) {
 	has := func(name string) bool {
 		return slices.ContainsFunc(all, func(v variant) bool { return v.String() == name })
 	}
-	var pairs []comparison
-	add := func(v, r string) {
-		c := comparison{v, r}
-		if v != r && has(v) && has(r) && !slices.Contains(pairs, c) {
-			pairs = append(pairs, c)
+	for _, v := range all {
+		if v.String() != reference && has(reference) {
+			withReference = append(withReference, comparison{v.String(), reference})
+		}
+	}
+	add := func(v variant, r string) {
+		c := comparison{v.String(), r}
+		if v.String() != r && r != reference && has(r) && !slices.Contains(others, c) {
+			others = append(others, c)
 		}
 	}
 	for _, v := range all {
-		add(v.String(), reference)
+		if v.kind.relay != "" && v.kind.wice {
+			add(v, "naive-relay")
+		}
 	}
 	for _, v := range all {
-		if v.kind.relay != "" && v.kind.wice {
-			add(v.String(), "naive-relay")
-			add(v.String(), "raw-relay")
+		if v.kind.relay != "" {
+			add(v, "raw-relay")
 		}
 	}
 	for i, v := range all {
 		for _, r := range all[i+1:] {
 			if v.kind.name == r.kind.name {
-				add(v.String(), r.String())
+				add(v, r.String())
 			}
 		}
 	}
-	return pairs
+	return withReference, others
 }
 
 func TestVariants(t *testing.T) {
-	builds := []binary{{"new", "/new"}, {"old", "/old"}}
+	builds := []build{{"new", "/new"}, {"old", "/old"}}
 	names := func(all []variant) string {
 		var names []string
 		for _, v := range all {
@@ -125,9 +133,20 @@ func TestVariants(t *testing.T) {
 	if err != nil || names(all) != some {
 		t.Errorf("got %s, %v, want %s", names(all), err, some)
 	}
-	want := []comparison{{"relay-udp/old", "plain"}, {"relay-udp/new", "plain"}, {"relay-udp/old", "relay-udp/new"}}
-	if got := comparisons(all, "plain"); !slices.Equal(got, want) {
-		t.Errorf("got %v, want %v", got, want)
+	with, others := comparisons(all, "plain")
+	if want := []comparison{{"relay-udp/old", "plain"}, {"relay-udp/new", "plain"}}; !slices.Equal(with, want) {
+		t.Errorf("got %v, want %v", with, want)
+	}
+	if want := []comparison{{"relay-udp/old", "relay-udp/new"}}; !slices.Equal(others, want) {
+		t.Errorf("got %v, want %v", others, want)
+	}
+	all, err = variants("relay-udp,naive-relay,raw-relay", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	with, others = comparisons(all, "plain")
+	if want := []comparison{{"relay-udp", "naive-relay"}, {"relay-udp", "raw-relay"}, {"naive-relay", "raw-relay"}}; with != nil || !slices.Equal(others, want) {
+		t.Errorf("got %v and %v, want none and %v", with, others, want)
 	}
 	for _, bad := range []string{"plain/new", "direct/newer", "kernel"} {
 		if _, err := variants(bad, builds); err == nil || !strings.Contains(err.Error(), "relay-tcp/old") {
@@ -137,7 +156,7 @@ func TestVariants(t *testing.T) {
 }
 
 func TestParseBinaries(t *testing.T) {
-	if got, err := parseBinaries("new=/bin/sh,old=/bin/true"); err != nil || !slices.Equal(got, []binary{{"new", "/bin/sh"}, {"old", "/bin/true"}}) {
+	if got, err := parseBinaries("new=/bin/sh,old=/bin/true"); err != nil || !slices.Equal(got, []build{{"new", "/bin/sh"}, {"old", "/bin/true"}}) {
 		t.Errorf("got %v, %v", got, err)
 	}
 	for _, bad := range []string{"/bin/sh", "new=sh", "=/bin/sh", "a/b=/bin/sh", "new=/bin", "new=/etc/passwd", "new=/bin/no such program"} {
