@@ -128,8 +128,8 @@ func takePingLoaded(p *pair, add func(string, float64)) {
 		return
 	}
 	before := p.state()
-	// Longer than the pings, which wait until the stream is there.
-	load := start(p.t, p.ends[0].host, nil, "iperf3", "-c", p.ends[1].addr.String(), "-t", strconv.Itoa(*seconds+2))
+	// It lasts until it is stopped.
+	load := start(p.t, p.ends[0].host, nil, "iperf3", "-c", p.ends[1].addr.String(), "-t", strconv.Itoa(*seconds+60))
 	until(p.t, "the stream begins", func() error {
 		if got := interfaces(p.t, p.ends[1].host)[iface].rx - before.inner[1].rx; got < 1e6 {
 			return fmt.Errorf("%d bytes arrived\n%s", got, &load.out)
@@ -140,7 +140,7 @@ func takePingLoaded(p *pair, add func(string, float64)) {
 	if load.ended() {
 		p.t.Fatalf("%v: the stream ended before the pings did: %s", p.variant, &load.out)
 	}
-	<-load.exited
+	load.stop()
 	p.serverReady()
 	p.samePath()
 }

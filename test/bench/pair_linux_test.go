@@ -67,6 +67,7 @@ func newPair(t testing.TB, v variant) *pair {
 	a, b := p.ends[0], p.ends[1]
 	if p.raw == nil {
 		until(t, fmt.Sprintf("%v: ping through the tunnel", v), func() error {
+			p.alive()
 			_, err := output(t, a.host, "ping", "-n", "-q", "-i", "0.05", "-c", "2", "-w", "1", b.addr.String())
 			return err
 		})
@@ -78,6 +79,16 @@ func newPair(t testing.TB, v variant) *pair {
 		return err
 	})
 	return p
+}
+
+// alive ends the test if a tunnel has ended.
+func (p *pair) alive() {
+	p.t.Helper()
+	for _, e := range p.ends {
+		if e.proc != nil && e.proc.ended() {
+			p.t.Fatalf("%v: %s: it ended (%v) and printed:\n%s", p.variant, e.proc.name, e.proc.cmd.ProcessState, &e.proc.out)
+		}
+	}
 }
 
 // serverReady waits until the server of iperf3 takes the next test.

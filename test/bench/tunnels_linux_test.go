@@ -54,7 +54,7 @@ func TestTunnels(t *testing.T) {
 
 // report is the text with all tables.
 func report(f *figures, all []variant) string {
-	text := fmt.Sprintf("%d rounds of %d s for each measure; the median, and the extremes in parentheses. %s\n\n%s", *rounds, *seconds, machine(), f.valueTable())
+	text := fmt.Sprintf("Rounds: %d, of %d s for each measure; the median, and the extremes in parentheses. %s\n\n%s", len(f.rounds), *seconds, machine(), f.valueTable())
 	with, others := comparisons(all, *reference)
 	if len(with) > 0 {
 		text += fmt.Sprintf("\nRatios to %s, each of two figures of one round:\n\n%s", *reference, f.ratioTable(with))
@@ -65,24 +65,34 @@ func report(f *figures, all []variant) string {
 	return text
 }
 
-// TestSmoke shows that the harness works: one short round.
+// TestSmoke shows that the harness works: one round of TCP for a tunnel of each kind, and of all else for one of them.
 func TestSmoke(t *testing.T) {
 	if *measureTunnels {
 		t.Skip("the real measurements run")
 	}
-	natlab.Need(t)
-	all, err := variants("plain,direct,relay-udp", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
 	*seconds = 1 // iperf3 knows no less
-	f := compare(t, all, measures[:1], 1)
-	for _, v := range all {
-		if f.values(v.String(), measures[0].metrics[0]) == nil {
-			t.Errorf("%v was not measured", v)
+	for _, c := range []struct{ variants, measures string }{
+		{"plain,direct,relay-udp,naive-relay,raw-relay", "tcp1"},
+		{"direct", "udp,ping,ping-loaded"},
+	} {
+		all, err := variants(c.variants, nil)
+		if err != nil {
+			t.Fatal(err)
 		}
+		ms, err := chooseMeasures(c.measures)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f := compare(t, all, ms, 1)
+		for _, v := range all {
+			for _, m := range ms {
+				if f.values(v.String(), m.metrics[0]) == nil {
+					t.Errorf("%v: %s was not measured", v, m.name)
+				}
+			}
+		}
+		t.Logf("\n%s", report(f, all))
 	}
-	t.Logf("\n%s", report(f, all))
 }
 
 // compare takes the measures in rounds. A round that fails ends early, and the others count.
@@ -160,5 +170,5 @@ func machine() string {
 		}
 		release.WriteByte(byte(c))
 	}
-	return fmt.Sprintf("%d cores for both ends and all between them, Linux %s.", runtime.NumCPU(), release.String())
+	return fmt.Sprintf("Cores: %d, for both ends and all between them; Linux %s.", runtime.NumCPU(), release.String())
 }
