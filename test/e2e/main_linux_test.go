@@ -3,10 +3,11 @@ package e2e
 import (
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"sync"
 	"testing"
+
+	"github.com/wice-go/wice-go/test/program"
 )
 
 // programs is where the programs under test are built; constant after TestMain.
@@ -38,7 +39,7 @@ func run(m *testing.M) int {
 	if os.Getenv("E2E_RACE") == "1" {
 		flags = append(flags, "-race")
 	}
-	if err := build(wiceGo(), "github.com/wice-go/wice-go/cmd/wice-go", flags...); err != nil {
+	if err := program.Build(wiceGo(), program.WiceGo, flags...); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
@@ -51,13 +52,5 @@ func wiceGo() string { return filepath.Join(programs, "wice-go") }
 // wireguardGo builds the plain wireguard-go of this module's dependency, once, and returns its path.
 var wireguardGo = sync.OnceValues(func() (string, error) {
 	path := filepath.Join(programs, "wireguard-go")
-	return path, build(path, "golang.zx2c4.com/wireguard")
+	return path, program.Build(path, program.WireGuardGo)
 })
-
-func build(path, pkg string, flags ...string) error {
-	args := append(append([]string{"build"}, flags...), "-o", path, pkg)
-	if out, err := exec.Command("go", args...).CombinedOutput(); err != nil {
-		return fmt.Errorf("build %s: %w\n%s", pkg, err, out)
-	}
-	return nil
-}

@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/wice-go/wice-go/test/program"
 )
 
 // pingStep is the time between two pings of a stream.
@@ -19,14 +21,14 @@ const pingStep = 50 * ms
 type pingStream struct {
 	n      *node
 	cmd    *exec.Cmd
-	out    *buffer
+	out    *program.Buffer
 	exited chan struct{}
 }
 
 // pingStream starts to ping the address, and returns when the first answer has come.
 func (n *node) pingStream(to netip.Addr) *pingStream {
 	n.w.t.Helper()
-	s := &pingStream{n: n, out: new(buffer), exited: make(chan struct{})}
+	s := &pingStream{n: n, out: new(program.Buffer), exited: make(chan struct{})}
 	s.cmd = n.host.Command(context.Background(), "ping", "-n", "-D", "-i", fmt.Sprint(pingStep.Seconds()), to.String())
 	s.cmd.Stdout, s.cmd.Stderr = s.out, s.out
 	if err := s.cmd.Start(); err != nil {
@@ -76,7 +78,7 @@ func (s *pingStream) repliesAfter(count int) {
 				more++
 			}
 		}
-		return more >= count, tail(s.out.String(), 3)
+		return more >= count, program.Tail(s.out.String(), 3)
 	})
 }
 
@@ -98,4 +100,4 @@ func (s *pingStream) stop() (lost int, outage time.Duration) {
 }
 
 // text is what the stream printed, for messages.
-func (s *pingStream) text() string { return strings.TrimSpace(tail(s.out.String(), 20)) }
+func (s *pingStream) text() string { return strings.TrimSpace(program.Tail(s.out.String(), 20)) }

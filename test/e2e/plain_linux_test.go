@@ -12,12 +12,13 @@ import (
 
 	"github.com/wice-go/wice-go/proto/key"
 	"github.com/wice-go/wice-go/test/natlab"
+	"github.com/wice-go/wice-go/test/program"
 )
 
 // plainPeer runs wireguard-go on the node's host, set up by wg and ip alone, with the other node as its peer.
 func plainPeer(n, other *node, endpoint netip.AddrPort) {
 	n.w.t.Helper()
-	program, err := wireguardGo()
+	binary, err := wireguardGo()
 	if err != nil {
 		n.w.t.Fatal(err)
 	}
@@ -25,8 +26,8 @@ func plainPeer(n, other *node, endpoint netip.AddrPort) {
 	if err := os.WriteFile(secret, []byte(n.key.Base64()), 0o600); err != nil {
 		n.w.t.Fatal(err)
 	}
-	cmd := n.host.Command(context.Background(), program, "-f", iface)
-	out := new(buffer)
+	cmd := n.host.Command(context.Background(), binary, "-f", iface)
+	out := new(program.Buffer)
 	cmd.Stdout, cmd.Stderr = out, out
 	if err := cmd.Start(); err != nil {
 		n.w.t.Fatal(err)

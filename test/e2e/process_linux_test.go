@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/wice-go/wice-go/test/program"
 )
 
 // processes returns the command lines of all processes in the network of the node's host.
@@ -118,6 +120,6 @@ func (n *node) explain() {
 		if dir := os.Getenv("E2E_LOGS"); dir != "" {
 			_ = os.WriteFile(filepath.Join(dir, strings.ReplaceAll(n.w.t.Name(), "/", "-")+"-"+n.name+".log"), log, 0o644)
 		}
-		n.w.t.Logf("%s: the last lines of its log (all of it: set E2E_LOGS to a directory):\n%s", n.name, tail(string(log), 60))
+		n.w.t.Logf("%s: the last lines of its log (all of it: set E2E_LOGS to a directory):\n%s", n.name, program.Tail(string(log), 60))
 	}
 }

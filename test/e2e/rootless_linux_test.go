@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/wice-go/wice-go/test/natlab"
+	"github.com/wice-go/wice-go/test/program"
 )
 
 // Without root the whole tunnel lives in the process: it connects from behind a NAT, and forwards TCP and UDP both ways.
@@ -39,11 +40,11 @@ func TestRootless(t *testing.T) {
 	t.Logf("up --wait took %v", r.took.Round(ms))
 	r = asNobody(na, "status", iface, "--json")
 	expect(t, r, 0)
-	s, err := decodeStatus(r.stdout)
+	s, err := program.DecodeStatus(r.stdout)
 	if err != nil {
 		t.Fatalf("%v: %v", err, r)
 	}
-	if p := s.peer(t, nb.key.Public()); s.Tun != "netstack" || p.State != "connected" || p.Path.Kind != "direct" {
+	if p := peerOf(t, s, nb.key.Public()); s.Tun != "netstack" || p.State != "connected" || p.Path.Kind != "direct" {
 		t.Errorf("got %s %v, want netstack, and connected directly", s.Tun, p)
 	}
 	r = asNobody(na, "ping", iface, nb.name, "-c", "3", "-i", "50ms")

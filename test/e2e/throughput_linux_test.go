@@ -3,10 +3,10 @@ package e2e
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"testing"
 
 	"github.com/wice-go/wice-go/test/natlab"
+	"github.com/wice-go/wice-go/test/program"
 )
 
 // TCP and UDP streams through a direct and a relayed tunnel come to their end.
@@ -26,8 +26,8 @@ func TestIperf3(t *testing.T) {
 			back := iperf3(na, nb, "-t", "2", "-R")
 			udp := iperf3(na, nb, "-t", "2", "-u", "-b", "50M", "-l", "1200")
 			t.Logf("%s: TCP %.0f Mbit/s, back %.0f Mbit/s; UDP %.0f Mbit/s with %.2f %% lost", want,
-				tcp.Received.BitsPerSecond/1e6, back.Received.BitsPerSecond/1e6, udp.Sum.BitsPerSecond/1e6, udp.Sum.LostPercent)
-			if tcp.Received.Bytes == 0 || back.Received.Bytes == 0 || udp.Sum.Bytes == 0 || udp.Sum.LostPercent > 20 {
+				tcp.Received.BitsPerSecond/1e6, back.Received.BitsPerSecond/1e6, udp.UDP.BitsPerSecond/1e6, udp.UDP.LostPercent)
+			if tcp.Received.Bytes == 0 || back.Received.Bytes == 0 || udp.UDP.Bytes == 0 || udp.UDP.LostPercent > 20 {
 				t.Errorf("got TCP %+v, back %+v, UDP %+v", tcp, back, udp)
 			}
 			if p := nb.connected(na); p.Restarts != 0 || p.Path.Kind != want {
@@ -37,26 +37,13 @@ func TestIperf3(t *testing.T) {
 	}
 }
 
-// iperfEnd is what of iperf3's report matters.
-type iperfEnd struct {
-	Received struct {
-		Bytes         int64   `json:"bytes"`
-		BitsPerSecond float64 `json:"bits_per_second"`
-	} `json:"sum_received"`
-	Sum struct {
-		Bytes         int64   `json:"bytes"`
-		BitsPerSecond float64 `json:"bits_per_second"`
-		LostPercent   float64 `json:"lost_percent"`
-	} `json:"sum"`
-}
-
 // iperf3 measures from one node to the other.
-func iperf3(from, to *node, args ...string) iperfEnd {
+func iperf3(from, to *node, args ...string) program.Iperf3 {
 	from.w.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	server := to.host.Command(ctx, "iperf3", "-s", "-1", "-B", to.addr.String(), "--forceflush")
-	out := new(buffer)
+	out := new(program.Buffer)
 	server.Stdout, server.Stderr = out, out
 	if err := server.Start(); err != nil {
 		from.w.t.Fatal(err)
@@ -69,11 +56,9 @@ func iperf3(from, to *node, args ...string) iperfEnd {
 		return bytes.Contains([]byte(out.String()), []byte("Server listening")), out.String()
 	})
 	r := from.run("timeout", append([]string{"30", "iperf3", "-c", to.addr.String(), "-J"}, args...)...)
-	var report struct {
-		End iperfEnd `json:"end"`
-	}
-	if err := json.Unmarshal([]byte(r.stdout), &report); err != nil || r.code != 0 {
+	report, err := program.ParseIperf3([]byte(r.stdout))
+	if err != nil || r.code != 0 {
 		from.w.t.Fatalf("%v: %v\nserver: %s", err, r, out)
 	}
-	return report.End
+	return report
 }

@@ -10,12 +10,12 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/wice-go/wice-go/proto/key"
 	"github.com/wice-go/wice-go/test/natlab"
+	"github.com/wice-go/wice-go/test/program"
 )
 
 const (
@@ -256,7 +256,7 @@ func (n *node) peerUntil(other *node, what string, wanted func(peerStatus) bool)
 	n.w.t.Helper()
 	var p peerStatus
 	n.w.until(patience, fmt.Sprintf("%s sees %s %s", n.name, other.name, what), func() (bool, string) {
-		p = n.status().peer(n.w.t, other.key.Public())
+		p = peerOf(n.w.t, n.status(), other.key.Public())
 		return wanted(p), fmt.Sprintf("%+v", p)
 	})
 	return p
@@ -289,7 +289,7 @@ type rendezvous struct {
 
 	cmd    *exec.Cmd
 	exited chan struct{}
-	log    *buffer
+	log    *program.Buffer
 }
 
 // rendezvous starts the server, whose lines every node gets.
@@ -306,8 +306,8 @@ func (r *rendezvous) start() []string {
 	r.w.t.Helper()
 	r.cmd = r.w.lab.Server.Command(context.Background(), wiceGo(), r.flags...)
 	r.cmd.Env = append(os.Environ(), "LOG_LEVEL=debug")
-	out := new(buffer)
-	r.log, r.exited = new(buffer), make(chan struct{})
+	out := new(program.Buffer)
+	r.log, r.exited = new(program.Buffer), make(chan struct{})
 	r.cmd.Stdout, r.cmd.Stderr = out, r.log
 	if err := r.cmd.Start(); err != nil {
 		r.w.t.Fatalf("start rendezvous: %v", err)
@@ -331,29 +331,6 @@ func (r *rendezvous) kill() {
 	_ = r.cmd.Process.Kill()
 	<-r.exited
 	if r.w.t.Failed() {
-		r.w.t.Logf("rendezvous:\n%s", tail(r.log.String(), 60))
+		r.w.t.Logf("rendezvous:\n%s", program.Tail(r.log.String(), 60))
 	}
-}
-
-// buffer can be read while a process writes to it.
-type buffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *buffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *buffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
-}
-
-func tail(s string, lines int) string {
-	all := strings.Split(strings.TrimRight(s, "\n"), "\n")
-	return strings.Join(all[max(0, len(all)-lines):], "\n")
 }

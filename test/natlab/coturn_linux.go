@@ -66,6 +66,9 @@ func (l *lockedBuffer) String() string {
 // Log returns what the server printed so far.
 func (s *TURN) Log() string { return s.log.String() }
 
+// PID returns the number of the server's process.
+func (s *TURN) PID() int { return s.cmd.Process.Pid }
+
 // Stop kills the server, as a crash does. It returns when the process is gone; more calls do nothing.
 func (s *TURN) Stop() {
 	_ = s.cmd.Process.Kill()

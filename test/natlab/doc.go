@@ -13,6 +13,8 @@
 // and 2a0e::/16: nothing can leave the namespaces, and unlike the documentation
 // ranges the software under test takes these for public.
 //
+// For measurements there is a world of two hosts and one cable alone.
+//
 // Direct paths are possible between all kinds of NAT but Symmetric with
 // Symmetric or PortRestricted, which need a relay.
 //

@@ -30,6 +30,8 @@ type Config struct {
 	A, B   Site
 	// LANOnly leaves site A's network alone: no gateway address, router, server or site B.
 	LANOnly bool
+	// Cable leaves a host of A and one of B, joined by one cable: what is between them costs next to nothing. A and B count for nothing.
+	Cable bool
 }
 
 // Site describes one LAN and the way from it to the internet.
@@ -59,9 +61,9 @@ type Site struct {
 type Lab struct {
 	// A and B are the hosts of the two sites. B is empty with Config.LANOnly.
 	A, B []*Host
-	// SiteA and SiteB are the gateways; nil with Config.LANOnly.
+	// SiteA and SiteB are the gateways; nil with Config.LANOnly and Config.Cable.
 	SiteA, SiteB *Gateway
-	// Server has a public address; nil with Config.LANOnly.
+	// Server has a public address; nil with Config.LANOnly and Config.Cable.
 	Server *Host
 	// ServerAlt4 and ServerAlt6 are second addresses of the server, for tests of filtering; invalid without that family.
 	ServerAlt4, ServerAlt6 netip.Addr
@@ -171,7 +173,10 @@ func (l *Lab) host(n *node, addr4, addr6 netip.Addr) *Host {
 func (l *Lab) build(c Config) error {
 	var links []string
 	var gateways []*Gateway
-	if c.LANOnly {
+	switch {
+	case c.Cable:
+		links = l.planCable(c)
+	case c.LANOnly:
 		site := &sitePlan{lab: l, letter: "a", number: 1, Site: c.A, family: c.Family}
 		if err := site.plan(nil); err != nil {
 			return err
@@ -179,7 +184,7 @@ func (l *Lab) build(c Config) error {
 		l.A, links = site.hosts, site.links
 		site.bridge.forwards = false
 		gateways = append(gateways, site.bridge)
-	} else {
+	default:
 		router := l.node("router")
 		links = append(links, l.planServer(c, router)...)
 		a := &sitePlan{lab: l, letter: "a", number: 1, Site: c.A, family: c.Family}

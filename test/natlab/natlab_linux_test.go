@@ -318,6 +318,23 @@ func TestLANMulticast(t *testing.T) {
 	}
 }
 
+// Two hosts on one cable reach each other, by both versions, and nothing else is there.
+func TestCable(t *testing.T) {
+	t.Parallel()
+	l := New(t, Config{Family: DualStack, Cable: true})
+	a, b := l.A[0], l.B[0]
+	for _, addr := range [][2]netip.Addr{{a.Addr4(), b.Addr4()}, {a.Addr6(), b.Addr6()}} {
+		c := listen(t, b, addr[1], 0)
+		send(t, listen(t, a, addr[0], 0), c.LocalAddr().(*net.UDPAddr).AddrPort(), "there")
+		if payload, from := receive(t, c, arrives); payload != "there" || from.Addr() != addr[0] {
+			t.Errorf("got %q from %v, want a packet from %v", payload, from, addr[0])
+		}
+	}
+	if l.Server != nil || l.SiteA != nil || len(l.nodes) != 2 {
+		t.Errorf("got %d namespaces, want two", len(l.nodes))
+	}
+}
+
 func TestLoss(t *testing.T) {
 	t.Parallel()
 	const sent = 2000
