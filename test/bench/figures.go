@@ -41,15 +41,20 @@ func (f *figures) values(variant, metric string) []float64 {
 	return all
 }
 
-// ratios returns the figure as a multiple of the reference's in the same round, for rounds that have both and no zero.
+// ratios returns the figure as a multiple of the reference's in the same round, for rounds that have both. There are none when any round has
+// a zero: to leave that round out would choose which rounds count by what they show.
 func (f *figures) ratios(variant, reference, metric string) []float64 {
 	var all []float64
 	for _, round := range f.rounds {
 		v, ok := round[figure{variant, metric}]
 		r, also := round[figure{reference, metric}]
-		if ok && also && v > 0 && r > 0 {
-			all = append(all, v/r)
+		if !ok || !also {
+			continue
 		}
+		if v == 0 || r == 0 {
+			return nil
+		}
+		all = append(all, v/r)
 	}
 	return all
 }

@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"errors"
 	"fmt"
 	"strconv"
 	"time"
@@ -78,9 +79,9 @@ func tcp(name, title string, streams int, back bool) measure {
 			bytes, rate = report.Received.Bytes, report.Received.BitsPerSecond
 			add(title+retransmits, float64(report.Sent.Retransmits))
 		}
-		cost := p.carried(before, p.state(), from, to, bytes)
+		c := p.carried(before, p.state(), from, to, bytes)
 		add(title+mbits, rate/1e6)
-		p.addCost(title, cost, bytes, add)
+		p.addCost(title, c, bytes, add)
 	}
 	return measure{name, append(append([]string{title + mbits}, costs(title)...), title+retransmits), take}
 }
@@ -108,9 +109,9 @@ func takeUDP(p *pair, add func(string, float64)) {
 	before := p.state()
 	report := p.iperf3("-u", "-b", udpRate, "-l", strconv.Itoa(udpSize))
 	bytes := (report.UDP.Packets - report.UDP.LostPackets) * udpSize
-	cost := p.carried(before, p.state(), 0, 1, bytes)
+	c := p.carried(before, p.state(), 0, 1, bytes)
 	add(udpTitle+lost, report.UDP.LostPercent)
-	p.addCost(udpTitle, cost, bytes, add)
+	p.addCost(udpTitle, c, bytes, add)
 }
 
 // takePing measures round trips of a tunnel that does nothing else.
@@ -164,8 +165,8 @@ func (p *pair) iperf3(args ...string) program.Iperf3 {
 	a, b := p.ends[0], p.ends[1]
 	out, err := output(p.t, a.host, "iperf3", append([]string{"-c", b.addr.String(), "-J", "-t", strconv.Itoa(*seconds)}, args...)...)
 	report, perr := program.ParseIperf3([]byte(out))
-	if err != nil || perr != nil {
-		p.t.Fatalf("%v: %v", p.variant, fmt.Errorf("%w (%w)", perr, err))
+	if err := errors.Join(perr, err); err != nil {
+		p.t.Fatalf("%v: %v", p.variant, err)
 	}
 	p.serverReady()
 	return report

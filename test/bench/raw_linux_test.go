@@ -20,7 +20,7 @@ const (
 	rawSize = 1452
 	// rawBatch is how many packets one system call receives at most.
 	rawBatch = 64
-	// rawTimeout is when packets on the way count as lost: many times what coturn keeps in its sockets takes.
+	// rawTimeout is when packets on the way count as lost: many times what coturn needs for one.
 	rawTimeout = 5 * time.Millisecond
 )
 
@@ -211,7 +211,7 @@ func (r *rawRelay) blast(t testing.TB, from, to int, d time.Duration) (bytes int
 			t.Fatalf("send to coturn: %v", err)
 		}
 		rate := float64(8*n) / took.Seconds()
-		t.Logf("%d packets on the way: %s Mbit/s", window, short(rate/1e6))
+		t.Logf("at most %d packets on the way: %s Mbit/s", window, short(rate/1e6))
 		bytes += n
 		best = max(best, rate)
 	}
@@ -226,16 +226,16 @@ func (c *rawClient) send(to *rawClient, window int64, d time.Duration) (int64, t
 	for i := range out {
 		out[i] = ipv4.Message{Buffers: [][]byte{c.packet}, Addr: c.server}
 	}
-	lost := time.NewTimer(rawTimeout)
-	defer lost.Stop()
+	timeout := time.NewTimer(rawTimeout)
+	defer timeout.Stop()
 	first, begin := to.received.Load(), time.Now()
 	base, sent := first, int64(0) // what arrived and what was sent since the last loss
 	for time.Since(begin) < d {
 		if underway := sent - (to.received.Load()-base)/rawSize; underway+batch > window {
-			lost.Reset(rawTimeout)
+			timeout.Reset(rawTimeout)
 			select {
 			case <-to.arrival:
-			case <-lost.C:
+			case <-timeout.C:
 				base, sent = to.received.Load(), 0
 			}
 			continue
