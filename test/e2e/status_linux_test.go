@@ -45,6 +45,8 @@ type (
 		Local    endStatus `json:"local"`
 		Remote   endStatus `json:"remote"`
 		Protocol string    `json:"protocol"`
+		MTU      int       `json:"mtu"`
+		PathMTU  int       `json:"pathMtu"`
 	}
 	endStatus struct {
 		Type    string `json:"type"`
