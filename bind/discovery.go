@@ -66,8 +66,12 @@ func (e *PeerEndpoint) Discover(o Discovery) {
 	if p == nil || p.kind != pathDirect || e.removed || o.Full <= pmtu.Base {
 		return
 	}
+	e.discoverLocked(o, &checkRoute{mux: e.bind.mux, path: p, by: o.Credentials})
+}
+
+// discoverLocked begins the discovery over a route.
+func (e *PeerEndpoint) discoverLocked(o Discovery, r probeRoute) {
 	e.stopDiscoveryLocked()
-	r := &checkRoute{mux: e.bind.mux, path: p, by: o.Credentials}
 	e.discovery = &discovery{
 		Discovery: o, endpoint: e, route: r, reported: -1,
 		closed: make(chan struct{}), answers: make(chan pmtu.Probe, maxAnswers),
