@@ -69,7 +69,7 @@ func TestDiscover(t *testing.T) {
 		defer e.bind.Shutdown()
 		want := func(what string, want ...result) {
 			t.Helper()
-			time.Sleep(10 * time.Second)
+			<-time.After(10 * time.Second)
 			synctest.Wait()
 			if diff := cmp.Diff(want, results(found)); diff != "" {
 				t.Errorf("%s (-want +got):\n%s", what, diff)
@@ -107,14 +107,14 @@ func TestDiscover(t *testing.T) {
 func TestDiscoverNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e, _, found := discover(t, 0)
-		time.Sleep(10 * time.Second)
+		<-time.After(10 * time.Second)
 		if diff := cmp.Diff([]result{{}}, results(found)); diff != "" {
 			t.Errorf("nobody answers (-want +got):\n%s", diff)
 		}
 		e.mu.Lock()
 		e.discoverLocked(Discovery{Full: fullDatagram, Found: func(size, mtu int) { found <- result{size, mtu} }}, &fakeRoute{err: errors.New("not known")})
 		e.mu.Unlock()
-		time.Sleep(10 * time.Second)
+		<-time.After(10 * time.Second)
 		if diff := cmp.Diff([]result{{}}, results(found)); diff != "" {
 			t.Errorf("the system tells nothing (-want +got):\n%s", diff)
 		}

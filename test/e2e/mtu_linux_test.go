@@ -43,42 +43,51 @@ func (n *node) clamped(other *node, mtu int) *pathStatus {
 	return p.Path
 }
 
-// transfer sends transferSize bytes over one TCP connection to an address of the other node, and ends the test unless they arrive.
+// sink accepts one TCP connection, and counts what it brings.
+type sink struct {
+	l   net.Listener
+	got chan int64
+}
+
+// sink listens at an address of the node, until the test ends.
+func (n *node) sink(addr netip.AddrPort) *sink {
+	n.w.t.Helper()
+	s := &sink{got: make(chan int64, 1)}
+	if err := n.host.Do(func() (err error) {
+		s.l, err = net.Listen("tcp", addr.String())
+		return err
+	}); err != nil {
+		n.w.t.Fatal(err)
+	}
+	n.w.t.Cleanup(func() { s.l.Close() })
+	go func() {
+		c, err := s.l.Accept()
+		if err != nil {
+			s.got <- 0
+			return
+		}
+		defer c.Close()
+		c.SetDeadline(time.Now().Add(2 * patience))
+		got, _ := io.Copy(io.Discard, c)
+		s.got <- got
+	}()
+	return s
+}
+
+// send sends transferSize bytes over one TCP connection to an address that leads to the sink, and ends the test unless they arrive.
 // Midway is called when half of them are sent; the rest follows at some 10 Mbit/s. Nil: all are sent at once.
-func (n *node) transfer(other *node, addr netip.Addr, midway func()) {
+func (n *node) send(to string, s *sink, midway func()) {
 	t := n.w.t
 	t.Helper()
-	var l net.Listener
 	var c net.Conn
-	err := other.host.Do(func() (err error) {
-		l, err = net.Listen("tcp", netip.AddrPortFrom(addr, 0).String())
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
 	if err := n.host.Do(func() (err error) {
-		c, err = net.DialTimeout("tcp", l.Addr().String(), patience)
+		c, err = net.DialTimeout("tcp", to, patience)
 		return err
 	}); err != nil {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	deadline := time.Now().Add(2 * patience)
-	received := make(chan int64, 1)
-	go func() {
-		in, err := l.Accept()
-		if err != nil {
-			received <- 0
-			return
-		}
-		defer in.Close()
-		in.SetDeadline(deadline)
-		got, _ := io.Copy(io.Discard, in)
-		received <- got
-	}()
-	c.SetDeadline(deadline)
+	c.SetDeadline(time.Now().Add(2 * patience))
 	const pieces = 128
 	start, piece := time.Now(), make([]byte, transferSize/pieces)
 	for i := range pieces {
@@ -89,16 +98,23 @@ func (n *node) transfer(other *node, addr netip.Addr, midway func()) {
 			<-time.After(50 * ms)
 		}
 		if _, err := c.Write(piece); err != nil {
-			t.Errorf("%s sends to %s: %v", n.name, addr, err)
+			t.Errorf("%s sends to %s: %v", n.name, to, err)
 			break
 		}
 	}
 	c.Close()
-	got := <-received
-	t.Logf("%s to %s: %d bytes in %v", n.name, addr, got, time.Since(start).Round(ms))
+	got := <-s.got
+	t.Logf("%s to %s: %d bytes in %v", n.name, to, got, time.Since(start).Round(ms))
 	if got != transferSize {
-		t.Fatalf("%s to %s: %d bytes arrived, want %d", n.name, addr, got, transferSize)
+		t.Fatalf("%s to %s: %d bytes arrived, want %d", n.name, to, got, transferSize)
 	}
+}
+
+// transfer sends to an address of the other node, as send does.
+func (n *node) transfer(other *node, addr netip.Addr, midway func()) {
+	n.w.t.Helper()
+	s := other.sink(netip.AddrPortFrom(addr, 0))
+	n.send(s.l.Addr().String(), s, midway)
 }
 
 // transfers sends each way, over IPv4 and IPv6 inside.
@@ -161,4 +177,49 @@ func TestPathShrinks(t *testing.T) {
 			})
 		}
 	}
+}
+
+// The userspace stack is told of a narrow path like the kernel's.
+func TestBlackHoleNetstack(t *testing.T) {
+	const forward, port = "127.0.0.1:8080", 7000
+	w, na, nb := dualPair(t, natlab.IPv6)
+	na.lines = append(na.lines, "#!wice Tun = netstack", fmt.Sprintf("#!wice Forward = tcp %s -> %s:%d", forward, nb.addr, port))
+	na.up()
+	nb.up("--wait")
+	send := func(midway func()) {
+		s := nb.sink(netip.AddrPortFrom(nb.addr, port))
+		na.send(forward, s, midway)
+		s.l.Close()
+	}
+	send(func() { w.lab.SiteA.SetMTU(1280, true) })
+	na.clamped(nb, 1280)
+	send(nil)
+}
+
+// A peer without ICE answers no probes. What a router says about a narrow path the kernel heeds by itself: it fragments our datagrams.
+func TestNarrowPathToPlainPeer(t *testing.T) {
+	w := newWorld(t, natlab.Config{})
+	na, plain := w.node(w.lab.A[0], "ListenPort = 51820"), w.node(w.lab.B[0])
+	join(na, plain)
+	na.up()
+	plainPeer(plain, na, netip.AddrPortFrom(na.host.Addr4(), 51820))
+	plain.firstPing(na.addr)
+	na.transfer(plain, plain.addr, func() { w.lab.SiteA.SetMTU(1280, false) })
+	na.transfer(plain, plain.addr, nil)
+	if p := na.status().peer(t, plain.key.Public()); p.Path == nil || p.Path.MTU != 0 {
+		t.Errorf("got %v, want a path of which the MTU is not known", p)
+	}
+}
+
+// Where nobody says so, an MTU in the file of one side is enough for TCP both ways: its MSS tells the other.
+func TestBlackHoleToPlainPeer(t *testing.T) {
+	w := newWorld(t, natlab.Config{})
+	w.lab.SiteA.SetMTU(1280, true)
+	na, plain := w.node(w.lab.A[0], "ListenPort = 51820", "MTU = 1216"), w.node(w.lab.B[0])
+	join(na, plain)
+	na.up()
+	plainPeer(plain, na, netip.AddrPortFrom(na.host.Addr4(), 51820))
+	plain.firstPing(na.addr)
+	na.transfer(plain, plain.addr, nil)
+	plain.transfer(na, na.addr, nil)
 }

@@ -222,7 +222,7 @@ func TestMessageRate(t *testing.T) {
 		if got := len(inner.written); got != 2*messageBurst {
 			t.Errorf("got %d messages at once, want %d", got, 2*messageBurst)
 		}
-		time.Sleep(time.Second)
+		<-time.After(time.Second)
 		inner.next = [][]byte{ip(host4, peer4, 17, make([]byte, 1400))}
 		r.read(t, d)
 		if got := len(inner.written); got != 2*messageBurst+1 {
