@@ -13,7 +13,7 @@
 // # Locking
 //
 // Sending and receiving take no lock: they load atomic pointers. Bind.mu serializes Open, Close and the settings; peersMu guards the
-// map of peers. Neither is held while a callback runs. Order: Bind.mu, peersMu, PeerEndpoint.mu, sourceTable.mu.
+// map of peers. Neither is held while a callback runs. Order: Bind.mu, peersMu, PeerEndpoint.mu, sourceTable.mu or discovery.mu.
 package bind
 
 import (
