@@ -13,7 +13,7 @@
 // # Locking
 //
 // Sending and receiving take no lock: they load atomic pointers. Bind.mu serializes Open, Close and the settings; peersMu guards the
-// map of peers. Neither is held while a callback runs. Order: Bind.mu, peersMu, PeerEndpoint.mu, sourceTable.mu.
+// map of peers. Neither is held while a callback runs. Order: Bind.mu, peersMu, PeerEndpoint.mu, sourceTable.mu or discovery.mu.
 package bind
 
 import (
@@ -58,6 +58,8 @@ type Bind struct {
 	mark  atomic.Uint32
 
 	mu sync.Mutex // serializes Open, Close, SetMark
+
+	discoveries sync.WaitGroup // the goroutines of the peers' discoveries
 
 	peersMu sync.Mutex // guards peers
 	peers   map[key.Public]*PeerEndpoint
@@ -130,6 +132,7 @@ func (b *Bind) Shutdown() error {
 	for _, e := range peers {
 		e.remove()
 	}
+	b.discoveries.Wait()
 	b.mux.Close()
 	return err
 }
@@ -174,6 +177,9 @@ func (b *Bind) Send(bufs [][]byte, ep conn.Endpoint) error {
 		}
 		if e.yielding.Load() && e.holdInitiation(bufs) {
 			return nil
+		}
+		if d := e.watch.Load(); d != nil {
+			d.look(bufs)
 		}
 		return b.sendPath(bufs, p)
 	case *Endpoint:

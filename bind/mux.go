@@ -242,7 +242,7 @@ func (m *Mux) deliverResponse(b []byte, src netip.AddrPort, l netip.Addr) {
 	case t.conn != nil:
 		t.conn.push(b, src)
 	default:
-		t.query.answer(b, l)
+		t.caller.answer(b, l)
 	}
 }
 

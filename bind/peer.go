@@ -44,15 +44,19 @@ type PeerEndpoint struct {
 	last   atomic.Pointer[Path] // the newest path that was not nil
 	wanted atomic.Pointer[func()]
 
+	// watch is the discovery that waits for a large datagram, nil while none does.
+	watch atomic.Pointer[discovery]
+
 	// yielding holds initiations back although there is a path (see SetYield).
 	yielding atomic.Bool
 
-	mu      sync.Mutex // guards all following
-	held    []byte     // the newest handshake initiation while there is no path
-	heldAt  time.Time
-	links   []*link // connections that are read from
-	retired map[*Path]*time.Timer
-	removed bool
+	mu        sync.Mutex // guards all following
+	held      []byte     // the newest handshake initiation while there is no path
+	heldAt    time.Time
+	links     []*link // connections that are read from
+	retired   map[*Path]*time.Timer
+	discovery *discovery // of the MTU of the current path; nil: none
+	removed   bool
 }
 
 var _ conn.Endpoint = (*PeerEndpoint)(nil)
@@ -89,6 +93,7 @@ func (e *PeerEndpoint) SetPath(p *Path) {
 		}
 		e.last.Store(p)
 	}
+	e.stopDiscoveryLocked()
 	old := e.path.Swap(p)
 	if old != nil {
 		e.retireLocked(old)
@@ -182,6 +187,7 @@ func (e *PeerEndpoint) remove() {
 	e.mu.Lock()
 	e.removed = true
 	e.held = nil
+	e.stopDiscoveryLocked()
 	e.wanted.Store(nil)
 	var paths []*Path
 	if p := e.path.Swap(nil); p != nil {

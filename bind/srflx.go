@@ -182,7 +182,7 @@ func (m *Mux) ask(ctx context.Context, dst netip.AddrPort) (addr netip.AddrPort,
 		// Put again, as the table forgets the oldest under load.
 		now := time.Now()
 		m.mu.Lock()
-		m.tx.put(id, transaction{query: q, dst: dst, expires: now.Add(transactionLifetime)}, now)
+		m.tx.put(id, transaction{caller: q, dst: dst, expires: now.Add(transactionLifetime)}, now)
 		m.mu.Unlock()
 		sendErr = m.bind.sendUDP([][]byte{req.Raw}, e)
 		if sendErr != nil && n == 0 {
@@ -223,10 +223,9 @@ func mappedAddress(b []byte) (netip.AddrPort, error) {
 }
 
 // sourceTo asks the routing table from which address packets to dst leave. It is for systems that do not tell at which address a
-// packet arrived. Connecting a UDP socket sends nothing.
+// packet arrived.
 func (m *Mux) sourceTo(dst netip.AddrPort) netip.Addr {
-	d := net.Dialer{Control: m.bind.ControlSocket}
-	c, err := d.Dial("udp", dst.String())
+	c, err := dialRoute(netip.Addr{}, dst, m.bind.ControlSocket)
 	if err != nil {
 		return netip.Addr{}
 	}

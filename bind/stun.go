@@ -59,12 +59,19 @@ const (
 	maxTransactions = 1 << 16
 )
 
-// transaction is a request that has been sent: for an agent's connection or for a query of a STUN server.
+// transaction is a request that has been sent: for an agent's connection, or else for the caller.
 type transaction struct {
 	conn    *muxConn
-	query   *query
+	caller  caller
 	dst     netip.AddrPort
 	expires time.Time
+}
+
+// caller waits for the response to a request of the bind's own: a query of a STUN server or a probe.
+type caller interface {
+	// answer takes a response from where the request went, which arrived at l. It runs in a receiving goroutine: it must not block, and
+	// copies what it keeps of b.
+	answer(b []byte, l netip.Addr)
 }
 
 // transactions remembers the newest requests: at least those of the last transactionLifetime or maxTransactions of them, whichever

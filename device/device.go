@@ -5,6 +5,7 @@
 //
 //	configured (file, UAPI) -> reconcile -> PeerEndpoint in the bind, Session -> offers <-> Router
 //	pair selected           -> onPath    -> PeerEndpoint.SetPath, SetEndpointFromPacket, handshake
+//	the path's MTU found    -> onMTU     -> packets inside clamped
 //	removed                 -> reconcile -> session closed, endpoint dropped
 //
 // # Locking
@@ -35,6 +36,7 @@ import (
 	"github.com/wice-go/wice-go/proto"
 	"github.com/wice-go/wice-go/proto/key"
 	"github.com/wice-go/wice-go/signal"
+	"github.com/wice-go/wice-go/tun/clamp"
 )
 
 // Backend names a kind of signaling, the factory that makes it, and all the configured lines of that kind.
@@ -75,6 +77,7 @@ type Device struct {
 	log    *slog.Logger
 	wg     *wgdevice.Device
 	bind   *bind.Bind
+	clamp  *clamp.Device   // between the TUN and wg
 	ctx    context.Context // done when the device closes
 	cancel context.CancelFunc
 	net    *underlay
@@ -123,9 +126,10 @@ func New(opts Options) (*Device, error) {
 		ExcludeInterface: func(name string) bool { return name == opts.Name },
 		IncludeLoopback:  opts.IncludeLoopback,
 	})
+	d.clamp = clamp.New(opts.Tun)
 	d.net = &underlay{bind: d.bind}
 	d.named = namedEndpoints(opts.Config)
-	d.wg = wgdevice.NewDevice(opts.Tun, d.bind, wireguardLogger(d.log))
+	d.wg = wgdevice.NewDevice(d.clamp, d.bind, wireguardLogger(d.log))
 	var err error
 	if d.networkTypes, err = networkTypes(opts.Config); err == nil {
 		err = d.ipcSet(opts.Config.UAPI())

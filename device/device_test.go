@@ -43,10 +43,14 @@ const patience = 20 * time.Second // for what takes a fraction of a second on an
 
 func newEnd(t *testing.T, bus *inproc.Bus, private key.Private, address, peers string) *end {
 	t.Helper()
+	return newEndWith(t, private, address, peers, Options{Backends: inprocBackend(bus), IncludeLoopback: true})
+}
+
+func inprocBackend(bus *inproc.Bus) []Backend {
 	factory := func(ctx context.Context, env signal.Env, lines []url.Values) (signal.Backend, error) {
 		return bus.New(ctx, env, lines)
 	}
-	return newEndWith(t, private, address, peers, Options{Backends: []Backend{{Name: "inproc", Factory: factory}}, IncludeLoopback: true})
+	return []Backend{{Name: "inproc", Factory: factory}}
 }
 
 // newEndWith fills in what the options leave out.

@@ -19,6 +19,7 @@ import (
 	"github.com/wice-go/wice-go/proto/key"
 	"github.com/wice-go/wice-go/signal"
 	"github.com/wice-go/wice-go/signal/session"
+	"github.com/wice-go/wice-go/tun/clamp"
 )
 
 const (
@@ -40,10 +41,13 @@ type peer struct {
 	key      key.Public
 	endpoint *bind.PeerEndpoint
 	session  *session.Session
+	clamp    clamp.Peer
 
-	mu  sync.Mutex // guards all following
-	ice bool       // the path in use came from ICE
-	gen uint64     // generation of the last path
+	mu   sync.Mutex // guards all following
+	ice  bool       // the path in use came from ICE
+	gen  uint64     // generation of the last path
+	path *bind.Path // what ICE found, nil without
+	mtu  pathMTU
 }
 
 // isICE reports whether a peer of WireGuard's table takes part in ICE: unless the file says "off", or nobody can have its key.
@@ -97,6 +101,7 @@ func (d *Device) reconcile(set setOperation) error {
 	if err := d.addPeers(wanted); err != nil {
 		return err
 	}
+	d.clampRoutes(state)
 	for _, pk := range detached {
 		d.attach(d.lookup(pk))
 	}
@@ -130,6 +135,7 @@ func (d *Device) closePeers(peers []*peer) {
 		wait.Go(func() {
 			p.session.Close()
 			d.bind.RemovePeer(p.key)
+			d.forgetMTU(p)
 		})
 	}
 	wait.Wait()
@@ -268,6 +274,8 @@ func (d *Device) onPath(p *peer, path *session.Path) {
 		p.endpoint.SetYield(true) // first, as WireGuard may have a packet for the path at once
 	}
 	p.endpoint.SetPath(next)
+	p.path = next
+	d.discoverLocked(p, path)
 	p.mu.Unlock()
 
 	wp := d.wg.LookupPeer(wgdevice.NoisePublicKey(p.key))

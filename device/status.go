@@ -90,13 +90,13 @@ func (d *Device) peerStatus(w *wgPeer, signaling []signal.Status) control.PeerSt
 	switch {
 	case ice.Path != nil && ice.State == session.Connected:
 		s.State = control.StateConnected
-		s.Path = icePath(ice.Path)
+		s.Path = icePath(ice.Path, d.mtuOf(p))
 		s.RoundTripMs = float64(ice.RoundTrip) / float64(time.Millisecond)
 		s.Reason = ice.Reason
 	case ice.Path != nil && w.endpoint == ice.Path.Remote.Address.String():
 		// The path of before is kept until there is another one, whether or not it still works.
 		s.State = stateOf(ice.State)
-		s.Path = icePath(ice.Path)
+		s.Path = icePath(ice.Path, d.mtuOf(p))
 		s.Reason = withSignaling(ice.Reason, signaling)
 	case answers && w.endpoint != "":
 		// The peer answers at an endpoint that was set or roamed to: an ordinary WireGuard tunnel.
@@ -164,12 +164,14 @@ func plainPath(endpoint string) *control.PathStatus {
 	return &control.PathStatus{Kind: control.PathPlain, Remote: control.EndStatus{Address: remote}, Protocol: "udp"}
 }
 
-func icePath(p *session.Path) *control.PathStatus {
+func icePath(p *session.Path, mtu pathMTU) *control.PathStatus {
 	s := &control.PathStatus{
 		Kind:     control.PathDirect,
 		Local:    control.EndStatus{Type: p.Local.Type.String(), Address: p.Local.Address},
 		Remote:   control.EndStatus{Type: p.Remote.Type.String(), Address: p.Remote.Address},
 		Protocol: "udp",
+		MTU:      mtu.inner,
+		PathMTU:  mtu.path,
 	}
 	switch {
 	case p.Relayed:

@@ -229,7 +229,7 @@ func statusTable(s *control.Status, now time.Time, heading bool) string {
 		p := &s.Peers[n]
 		rows = append(rows, []string{
 			peerName(p), overlayAddress(p), string(p.State), pathText(p.Path), roundTripText(p.RoundTripMs),
-			"rx " + bytesText(false, p.RxBytes) + ", tx " + bytesText(false, p.TxBytes), handshakeText(p.LastHandshake, now), oneLine(p.Reason),
+			"rx " + bytesText(false, p.RxBytes) + ", tx " + bytesText(false, p.TxBytes), handshakeText(p.LastHandshake, now), oneLine(whyText(p)),
 		})
 	}
 	return columns(rows)
@@ -310,6 +310,18 @@ func handshakeText(t, now time.Time) string {
 		return strings.Join(parts[:2], ", ") + " ago"
 	}
 	return text
+}
+
+// whyText says why the peer is not reached as well as could be.
+func whyText(p *control.PeerStatus) string {
+	if p.Path == nil || p.Path.PathMTU == 0 {
+		return p.Reason
+	}
+	clamped := fmt.Sprintf("path MTU %d: packets over %d B clamped", p.Path.PathMTU, p.Path.MTU)
+	if p.Reason == "" {
+		return clamped
+	}
+	return p.Reason + "; " + clamped
 }
 
 // oneLine keeps a reason from breaking the table.

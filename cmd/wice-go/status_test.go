@@ -68,11 +68,11 @@ func statusOfFour(now time.Time) control.Status {
 		Signaling: []control.SignalingStatus{{Backend: "libp2p", Connected: true}, {Backend: "kubernetes", Detail: "no such namespace"}},
 		Peers: []control.PeerStatus{
 			{PublicKey: "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=", Name: "alice", AllowedIPs: append(prefix("10.9.0.0/16"), prefix("10.0.0.2/32")...),
-				State: control.StateConnected, Path: &control.PathStatus{Kind: control.PathDirect, Protocol: "udp", Local: end("host", "192.0.2.1:51820"), Remote: end("srflx", "198.51.100.7:40000")},
+				State: control.StateConnected, Path: &control.PathStatus{Kind: control.PathDirect, Protocol: "udp", Local: end("host", "192.0.2.1:51820"), Remote: end("srflx", "198.51.100.7:40000"), MTU: 1420},
 				RoundTripMs: 1.24, RxBytes: 2048, TxBytes: 5, LastHandshake: now.Add(-12 * time.Second)},
 			{PublicKey: "TrMvSoP4jYQlY6RIzBgbssQqY3vxI2Pi+y71lOWWXX0=", AllowedIPs: prefix("2001:db8::2/128"),
 				State: control.StateConnected, Reason: "UDP blocked: relayed over TCP", RoundTripMs: 31.6, LastHandshake: now.Add(-90061 * time.Second),
-				Path: &control.PathStatus{Kind: control.PathRelay, Protocol: "tcp", Local: end("relay", "203.0.113.9:50000"), Remote: end("host", "10.1.1.1:51820")}},
+				Path: &control.PathStatus{Kind: control.PathRelay, Protocol: "tcp", Local: end("relay", "203.0.113.9:50000"), Remote: end("host", "10.1.1.1:51820"), MTU: 1408, PathMTU: 1500}},
 			{PublicKey: "gN65BkIKy1eCE9pP1wdc8ROUtkHLF2PfAqYdyYBz6EA=", Name: "böb", State: control.StateFailed, Reason: "no offer\nfrom the peer yet"},
 		},
 	}
@@ -83,7 +83,7 @@ func TestStatusTable(t *testing.T) {
 	s := statusOfFour(now)
 	want := `PEER      ADDRESS      STATE      PATH                              ROUND TRIP  TRANSFER               HANDSHAKE           WHY
 alice     10.0.0.2     connected  direct 198.51.100.7:40000         1.2 ms      rx 2.00 KiB, tx 5 B    12 seconds ago
-TrMvSoP4  2001:db8::2  connected  relay 203.0.113.9:50000 over tcp  32 ms       rx 0 B, tx 0 B         1 day, 1 hour ago   UDP blocked: relayed over TCP
+TrMvSoP4  2001:db8::2  connected  relay 203.0.113.9:50000 over tcp  32 ms       rx 0 B, tx 0 B         1 day, 1 hour ago   UDP blocked: relayed over TCP; path MTU 1500: packets over 1408 B clamped
 böb       -            failed     -                                 -           rx 0 B, tx 0 B         never               no offer from the peer yet
 `
 	got := statusTable(&s, now, true)

@@ -31,6 +31,7 @@ func testStatus() *Status {
 				Path: &PathStatus{
 					Kind: PathRelay, Protocol: "tcp", Local: EndStatus{"relay", netip.MustParseAddrPort("192.0.2.9:50000")},
 					Remote: EndStatus{"srflx", netip.MustParseAddrPort("[2001:db8::7]:51820")},
+					MTU:    1216, PathMTU: 1280,
 				},
 				Reason: "UDP blocked: relayed over TCP", RoundTripMs: 1.25, RxBytes: 1 << 60, TxBytes: 7,
 				LastHandshake: time.Date(2026, 8, 1, 12, 0, 0, 0, time.FixedZone("", 7200)), Restarts: 3,
@@ -44,7 +45,7 @@ func testStatus() *Status {
 const goldenStatus = `{"version":1,"interface":"wg0","publicKey":"xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=","listenPort":51820,"tun":"kernel",` +
 	`"signaling":[{"backend":"libp2p","connected":true,"detail":"2 peers"}],` +
 	`"peers":[{"publicKey":"TrMvSoP4jYQlY6RIzBgbssQqY3vxI2Pi+y71lOWWXX0=","name":"alice","allowedIPs":["10.0.0.2/32"],"state":"connected",` +
-	`"path":{"kind":"relay","local":{"type":"relay","address":"192.0.2.9:50000"},"remote":{"type":"srflx","address":"[2001:db8::7]:51820"},"protocol":"tcp"},` +
+	`"path":{"kind":"relay","local":{"type":"relay","address":"192.0.2.9:50000"},"remote":{"type":"srflx","address":"[2001:db8::7]:51820"},"protocol":"tcp","mtu":1216,"pathMtu":1280},` +
 	`"reason":"UDP blocked: relayed over TCP","roundTripMs":1.25,"rxBytes":1152921504606846976,"txBytes":7,"lastHandshake":"2026-08-01T10:00:00Z","restarts":3},` +
 	`{"publicKey":"gN65BkIKy1eCE9pP1wdc8ROUtkHLF2PfAqYdyYBz6EA=","name":"","allowedIPs":[],"state":"idle","reason":"no packet yet","rxBytes":0,"txBytes":0,"restarts":0}]}`
 
@@ -78,6 +79,7 @@ func TestWriteMetrics(t *testing.T) {
 		`wice_signaling_connected{interface="wg0",backend="libp2p"} 1` + "\n",
 		`wice_peer_state{interface="wg0",public_key="gN65BkIKy1eCE9pP1wdc8ROUtkHLF2PfAqYdyYBz6EA=",name="",state="idle"} 1` + "\n",
 		`name="a\"b\\c\n",kind="relay"} 1` + "\n",
+		`wice_peer_path_mtu_bytes{interface="wg0",public_key="TrMvSoP4jYQlY6RIzBgbssQqY3vxI2Pi+y71lOWWXX0=",name="a\"b\\c\n"} 1216` + "\n",
 		`wice_peer_round_trip_seconds{interface="wg0",public_key="TrMvSoP4jYQlY6RIzBgbssQqY3vxI2Pi+y71lOWWXX0=",name="a\"b\\c\n"} 0.00125` + "\n",
 	} {
 		if !strings.Contains(b.String(), want) {

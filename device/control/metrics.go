@@ -33,6 +33,12 @@ func WriteMetrics(w io.Writer, st *Status) error {
 	m.each(st, "wice_peer_round_trip_seconds", "gauge", "Round trip time of the path in use.", func(p *PeerStatus) (float64, bool) {
 		return p.RoundTripMs / 1000, p.RoundTripMs > 0
 	})
+	m.each(st, "wice_peer_path_mtu_bytes", "gauge", "Largest packet inside the tunnel that the path carries in one piece.", func(p *PeerStatus) (float64, bool) {
+		if p.Path == nil {
+			return 0, false
+		}
+		return float64(p.Path.MTU), p.Path.MTU > 0
+	})
 	m.each(st, "wice_peer_last_handshake_timestamp_seconds", "gauge", "When the last handshake with the peer was.", func(p *PeerStatus) (float64, bool) {
 		return float64(p.LastHandshake.UnixMilli()) / 1000, !p.LastHandshake.IsZero()
 	})

@@ -70,6 +70,11 @@ type PathStatus struct {
 	Local    EndStatus `json:"local"`
 	Remote   EndStatus `json:"remote"`
 	Protocol string    `json:"protocol"` // "udp", "tcp" or "tls"
+
+	// MTU is the size in bytes of the largest packet inside the tunnel that the path carries in one piece, at most the MTU of the
+	// interface; 0: not known. PathMTU is what limits it: the MTU outside, headers included; 0 where the path limits nothing.
+	MTU     int `json:"mtu,omitempty"`
+	PathMTU int `json:"pathMtu,omitempty"`
 }
 
 // EndStatus is one end of a path.

@@ -82,6 +82,8 @@ type agent struct {
 	relayPacer *pacer // of what goes through our own relays, which is no slower for the direct pairs
 	gate       *relayGate
 	net        *agentNet // nil before there is a configuration
+	checks     Checks    // but for the priority
+	relayIPv6  bool      // a TURN server has an IPv6 address
 
 	// Owned by the session's goroutine.
 	locals, remotes []proto.Candidate
@@ -97,6 +99,7 @@ type agent struct {
 func (s *Session) startAgent(a StartAgent) {
 	ctx, cancel := context.WithCancel(s.ctx)
 	ag := &agent{generation: a.Generation, session: s, ctx: ctx, cancel: cancel, pacer: newPacer(), relayPacer: newPacer(), gate: newRelayGate(time.Now())}
+	ag.checks = Checks{Username: a.RemoteUfrag + ":" + a.LocalUfrag, Password: a.RemotePwd, Controlling: s.controlling()}
 	s.agents[a.Generation] = ag
 	s.servers = slices.Clone(s.opts.ICEServers())
 	if m, ok := s.opts.Mux.(mappingCache); ok && a.Generation > 1 {
@@ -127,11 +130,14 @@ func (ag *agent) connect(a StartAgent) (*ice.Conn, error) {
 	if err := ag.ice.GatherCandidates(); err != nil {
 		return nil, err
 	}
-	if ag.session.opts.Local.Compare(ag.session.opts.Remote) < 0 {
+	if ag.session.controlling() {
 		return ag.ice.Dial(ag.ctx, a.RemoteUfrag, a.RemotePwd)
 	}
 	return ag.ice.Accept(ag.ctx, a.RemoteUfrag, a.RemotePwd)
 }
+
+// controlling reports whether our agents are the controlling ones.
+func (s *Session) controlling() bool { return s.opts.Local.Compare(s.opts.Remote) < 0 }
 
 func (ag *agent) post(what any) { ag.session.post(agentEvent{ag, what}) }
 
@@ -162,7 +168,7 @@ func (s *Session) agentConfig(ag *agent, a StartAgent) (*ice.AgentConfig, error)
 	if slices.ContainsFunc(urls, func(u *stun.URI) bool { return u.Scheme == stun.SchemeTypeTURN && u.Proto == stun.ProtoTypeUDP }) {
 		tcpDelay = tcpRelayDelay
 	}
-	ipv6 := slices.ContainsFunc(urls, func(u *stun.URI) bool {
+	ag.relayIPv6 = slices.ContainsFunc(urls, func(u *stun.URI) bool {
 		a, err := netip.ParseAddr(u.Host)
 		return err == nil && a.Is6() && (u.Scheme == stun.SchemeTypeTURN || u.Scheme == stun.SchemeTypeTURNS)
 	})
@@ -171,7 +177,7 @@ func (s *Session) agentConfig(ag *agent, a StartAgent) (*ice.AgentConfig, error)
 		wait = relayOnlyWait
 	}
 	ag.net = &agentNet{
-		Net: inner, ctx: ag.ctx, tcpDelay: tcpDelay, ipv6: ipv6, pacer: ag.relayPacer, servers: s.servers, stream: s.opts.RelayStream,
+		Net: inner, ctx: ag.ctx, tcpDelay: tcpDelay, ipv6: ag.relayIPv6, pacer: ag.relayPacer, servers: s.servers, stream: s.opts.RelayStream,
 	}
 	return &ice.AgentConfig{
 		Urls:                   urls,

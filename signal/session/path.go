@@ -34,8 +34,25 @@ type Path struct {
 	// Carrier is what Options.Net or Options.RelayStream made to reach the TURN server of our relay; nil without one of ours.
 	Carrier any
 
+	// Checks are how the agent signs its checks of the pair, for those who want to check more than that it works.
+	Checks Checks
+
+	// RelayIPv6 says that our own TURN server may be reached over IPv6.
+	RelayIPv6 bool
+
 	Generation uint64 // of the session: one more with each
 }
+
+// Checks are the credentials of an agent's connectivity checks (RFC 8445, section 7.1.2).
+type Checks struct {
+	Username    string // the peer's user fragment, a colon, and ours
+	Password    string // the peer's
+	Controlling bool
+	Priority    uint32 // of our candidate
+}
+
+// String keeps the password out of logs.
+func (c Checks) String() string { return "credentials of " + c.Username }
 
 // path describes the selected pair.
 func (ag *agent) path() *Path {
@@ -47,8 +64,11 @@ func (ag *agent) path() *Path {
 		Network:    protoNetwork(l.NetworkType()),
 		Conn:       ag.conn,
 		Carrier:    ag.net.carrier(l),
+		Checks:     ag.checks,
+		RelayIPv6:  ag.relayIPv6,
 		Generation: ag.generation,
 	}
+	p.Checks.Priority = l.Priority()
 	// The peer's checks may have come before its candidates. Then pion knows the address as peer-reflexive for ever.
 	if i := slices.IndexFunc(ag.remotes, func(c proto.Candidate) bool { return c.Address == p.Remote.Address && c.Network == p.Network }); p.Remote.Type == proto.PeerReflexive && i >= 0 {
 		p.Remote.Type = ag.remotes[i].Type

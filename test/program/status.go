@@ -48,6 +48,8 @@ type (
 		Local    End    `json:"local"`
 		Remote   End    `json:"remote"`
 		Protocol string `json:"protocol"`
+		MTU      int    `json:"mtu"`
+		PathMTU  int    `json:"pathMtu"`
 	}
 	// End is one end of a path.
 	End struct {
