@@ -2,6 +2,7 @@ package bind
 
 import (
 	"net/netip"
+	"sync"
 	"sync/atomic"
 )
 
@@ -25,24 +26,29 @@ type carrier struct {
 	relay    *relay
 	channels channels
 	peer     atomic.Pointer[PeerEndpoint] // nil: everything is the client's
+
+	probesMu sync.Mutex // guards the following
+	probes   transactions
 }
 
 func (c *carrier) attach(e *PeerEndpoint) { c.peer.Store(e) }
 
-// take returns a copy of the WireGuard packet in a message of the server, to be queued; nil if the message is the client's.
-func (c *carrier) take(b []byte) *packet {
+// take returns a copy of the WireGuard packet in a message of the server, to be queued. It reports whether the message is the client's.
+func (c *carrier) take(b []byte) (p *packet, client bool) {
 	number, data := parseChannelData(b)
-	if data == nil || !isWireGuard(data) {
-		c.channels.received(b)
-		return nil
-	}
 	e := c.peer.Load()
-	if e == nil || !c.channels.has(number) {
-		return nil
+	switch {
+	case data == nil:
+		c.channels.received(b)
+		return nil, true
+	case !isWireGuard(data):
+		return nil, !c.answersProbe(data)
+	case e == nil || !c.channels.has(number):
+		return nil, true
 	}
-	p := newPacket(data)
+	p = newPacket(data)
 	p.peer = e
-	return p
+	return p, false
 }
 
 // deliver hands packets to WireGuard and drops what it is too slow for.

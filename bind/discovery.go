@@ -57,16 +57,20 @@ type discovery struct {
 // maxAnswers is how many answers may wait: those of two attempts.
 const maxAnswers = 16
 
-// Discover finds out how large the datagrams may be that the current path carries, until another path is set. There has to be one, and it
-// has to be direct.
+// Discover finds out how large the datagrams may be that the current path carries, until another path is set. It does nothing for a path that
+// is neither direct nor through a relay of ours over UDP.
 func (e *PeerEndpoint) Discover(o Discovery) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	p := e.path.Load()
-	if p == nil || p.kind != pathDirect || e.removed || o.Full <= pmtu.Base {
+	if p == nil || e.removed || o.Full <= pmtu.Base {
 		return
 	}
-	e.discoverLocked(o, &checkRoute{mux: e.bind.mux, path: p, by: o.Credentials})
+	if socket, ok := p.carrier.(*TURNSocket); ok {
+		e.discoverLocked(o, &relayRoute{socket: socket, bind: e.bind, path: p, by: o.Credentials})
+	} else if p.kind == pathDirect {
+		e.discoverLocked(o, &checkRoute{mux: e.bind.mux, path: p, by: o.Credentials})
+	}
 }
 
 // discoverLocked begins the discovery over a route.

@@ -21,10 +21,12 @@ func (r *turnReader) next(t *TURNSocket) ([]byte, error) {
 			t.relay.stats.dropped.Add(1)
 			continue
 		}
-		p := t.take(r.buf[:n])
-		if p == nil {
+		p, client := t.take(r.buf[:n])
+		if client {
 			return r.buf[:n], nil
 		}
-		t.deliver([]*packet{p})
+		if p != nil {
+			t.deliver([]*packet{p})
+		}
 	}
 }

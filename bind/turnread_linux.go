@@ -41,10 +41,13 @@ func (r *turnReader) next(t *TURNSocket) ([]byte, error) {
 				t.relay.stats.dropped.Add(1)
 				continue
 			}
-			p := t.take(b)
-			if p == nil {
+			p, client := t.take(b)
+			if client {
 				t.deliver(r.batch[:n])
 				return b, nil
+			}
+			if p == nil {
+				continue
 			}
 			r.batch[n] = p
 			if n++; n == len(r.batch) {

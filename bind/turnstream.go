@@ -176,9 +176,12 @@ func (s *TURNStream) next() ([]byte, error) {
 		}
 		m := s.in[:size]
 		s.in = s.in[size:]
-		p := s.take(m)
-		if p == nil {
+		p, client := s.take(m)
+		if client {
 			return m, nil
+		}
+		if p == nil {
+			continue
 		}
 		s.batch[n] = p
 		if n++; n == len(s.batch) {

@@ -38,24 +38,27 @@ func innerLimit(size, mtu int) int {
 }
 
 // discoverLocked begins to find the MTU of the path that the peer's session has selected. What is known of the last path counts until
-// then: most paths that replace one are narrow at the same place. The caller holds p.mu.
+// then: most paths that replace one are narrow at the same place. Through a relay, what Ethernet leaves room for does. The caller holds p.mu.
 func (d *Device) discoverLocked(p *peer, path *session.Path) {
-	mtu := d.interfaceMTU()
-	switch bound := relayBound(path); {
-	case path == nil:
+	if path == nil {
 		d.setMTULocked(p, pathMTU{})
-	case path.Direct:
-		of := p.path
-		p.endpoint.Discover(bind.Discovery{
-			Credentials: bind.Credentials(path.Checks),
-			Full:        mtu + transportOverhead,
-			Found:       func(size, outer int) { d.onMTU(p, of, size, outer) },
-		})
-	case bound == 0:
-		d.setMTULocked(p, pathMTU{inner: mtu})
-	default:
-		d.setMTULocked(p, limitedMTU(bound, ethernetMTU, mtu))
+		return
 	}
+	mtu := d.interfaceMTU()
+	var unknown pathMTU
+	if !path.Direct {
+		unknown = pathMTU{inner: mtu}
+		if bound := relayBound(path); bound > 0 {
+			unknown = limitedMTU(bound, ethernetMTU, mtu)
+		}
+		d.setMTULocked(p, unknown)
+	}
+	of := p.path
+	p.endpoint.Discover(bind.Discovery{
+		Credentials: bind.Credentials(path.Checks),
+		Full:        mtu + transportOverhead,
+		Found:       func(size, outer int) { d.onMTU(p, of, size, outer, unknown) },
+	})
 }
 
 // relayBound returns the size of the largest datagram that our TURN server is sent in one piece over Ethernet, whose narrowest place
@@ -82,14 +85,14 @@ func limitedMTU(size, outer, mtu int) pathMTU {
 	return pathMTU{inner: inner, path: outer}
 }
 
-// onMTU takes what was found out about a path: size is that of its largest datagrams, 0 if that is not known.
-func (d *Device) onMTU(p *peer, of *bind.Path, size, outer int) {
+// onMTU takes what was found out about a path: size is that of its largest datagrams, 0 if that is not known, which leaves what was assumed.
+func (d *Device) onMTU(p *peer, of *bind.Path, size, outer int, unknown pathMTU) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	switch {
 	case p.path != of:
 	case size == 0:
-		d.setMTULocked(p, pathMTU{})
+		d.setMTULocked(p, unknown)
 	default:
 		d.setMTULocked(p, limitedMTU(size, outer, d.interfaceMTU()))
 	}

@@ -105,25 +105,25 @@ func TestPathMTU(t *testing.T) {
 	onPath(direct(1))
 	want("a new path", 0, pathMTU{})
 	first := p.path
-	a.onMTU(p, first, 1252, 1280)
-	a.onMTU(p, first, 1252, 1280)
+	a.onMTU(p, first, 1252, 1280, pathMTU{})
+	a.onMTU(p, first, 1252, 1280, pathMTU{})
 	want("a narrow path", 1216, pathMTU{inner: 1216, path: 1280})
 	if n := log.count("path MTU to bob is 1280: packets over 1216 B are clamped"); n != 1 {
 		t.Errorf("logged %d times, want once", n)
 	}
 	onPath(direct(2))
 	want("another path", 1216, pathMTU{inner: 1216, path: 1280})
-	a.onMTU(p, first, 1228, 1256)
+	a.onMTU(p, first, 1228, 1256, pathMTU{})
 	want("late news of the first path", 1216, pathMTU{inner: 1216, path: 1280})
-	a.onMTU(p, p.path, 1452, 1480)
+	a.onMTU(p, p.path, 1452, 1480, pathMTU{})
 	want("a wide path", 0, pathMTU{inner: 1420})
 	if n := log.count("packets to bob are clamped no more"); n != 1 {
 		t.Errorf("the end of the limit is logged %d times, want once", n)
 	}
-	a.onMTU(p, p.path, 1252, 1280)
-	a.onMTU(p, p.path, 0, 0)
+	a.onMTU(p, p.path, 1252, 1280, pathMTU{})
+	a.onMTU(p, p.path, 0, 0, pathMTU{})
 	want("nothing is known", 0, pathMTU{})
-	a.onMTU(p, p.path, 1252, 1280)
+	a.onMTU(p, p.path, 1252, 1280, pathMTU{})
 	onPath(nil)
 	want("no path", 0, pathMTU{})
 

@@ -159,6 +159,24 @@ func TestBlackHole(t *testing.T) {
 	}
 }
 
+// So does one through relays, wherever it is narrow.
+func TestBlackHoleRelayed(t *testing.T) {
+	const overhead = 20 + 8 + 4 + 32 // ChannelData too
+	w, na, nb := dualPair(t, natlab.IPv4)
+	for _, n := range w.nodes {
+		n.lines = append(n.lines, "#!wice CandidateTypes = relay")
+	}
+	na.up()
+	nb.up("--wait")
+	na.transfer(nb, nb.addr, func() { w.lab.SiteA.SetMTU(1280, true) })
+	transfers(na, nb)
+	for _, p := range []*program.Path{na.clamped(nb, 1280), nb.clamped(na, 1280)} {
+		if most := 1280 - overhead; p.Kind != "relay" || p.MTU > most || p.MTU <= most-16 {
+			t.Errorf("got a path by %s for packets of %d bytes, want a relay, and %d less at most 15", p.Kind, p.MTU, most)
+		}
+	}
+}
+
 // A path that shrinks under a transfer does not end it, whether or not anybody hears of it, and is found to be narrow.
 func TestPathShrinks(t *testing.T) {
 	for _, f := range families {
