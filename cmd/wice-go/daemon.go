@@ -45,6 +45,11 @@ func (a *app) runForeground(ctx context.Context, name string, cfg *config.Config
 		return ready.fail(err)
 	}
 	defer closeLog()
+	stopProfile, err := startProfile()
+	if err != nil {
+		return ready.fail(err)
+	}
+	defer stopProfile()
 	r := &running{app: a, name: name, cfg: cfg, flags: f, log: log, ready: ready}
 	err = r.run(ctx)
 	if err != nil && background && !errors.Is(err, control.ErrInUse) { // that log is another daemon's; in the foreground it is printed at the end
