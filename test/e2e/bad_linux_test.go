@@ -71,7 +71,7 @@ func TestBadInput(t *testing.T) {
 		file := nobodyFile(n, good, 0o600, 0)
 		expect(t, asNobody(n, "up", file), 1, file, "permission denied")
 		file = nobodyFile(n, good, 0o600, 65534)
-		expect(t, asNobody(n, "up", file, "--tun", "kernel"), 1, "TUN", "netstack")
+		expect(t, asNobody(n, "up", file, "--tun", "kernel"), 1, "no permission", "netstack")
 		removeNobody(n)
 		n.asBefore(before, cleanLimit)
 	})
