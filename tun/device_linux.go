@@ -74,12 +74,13 @@ func newDevice(native *wgtun.NativeTun) (*kernelDevice, error) {
 // BatchSize implements [wgtun.Device].
 func (d *kernelDevice) BatchSize() int { return batchSize }
 
-// Read implements [wgtun.Device]. It waits for a packet, and then takes what is there without waiting.
+// Read implements [wgtun.Device]. It waits for a packet, and then takes what is there without waiting. An error that matches
+// [wgtun.ErrTooManySegments] is about one frame, which is lost; reading goes on behind it.
 func (d *kernelDevice) Read(bufs [][]byte, sizes []int, offset int) (n int, err error) {
 	for n < len(bufs) {
 		if d.split.Pending() {
 			if sizes[n], err = d.split.Next(bufs[n][offset:]); err != nil {
-				return n, err
+				return n, dropped(err)
 			}
 			n++
 			continue
@@ -98,11 +99,15 @@ func (d *kernelDevice) Read(bufs [][]byte, sizes []int, offset int) (n int, err 
 			return n, fmt.Errorf("read from TUN: %w", d.readErr)
 		}
 		if err := d.split.Load(d.frame[:d.got]); err != nil {
-			return n, err
+			return n, dropped(err)
 		}
 	}
 	return n, nil
 }
+
+// dropped makes an error of a frame that can't be cut into the one error of a read that wireguard-go goes on after, and logs. Others make it
+// close the device.
+func dropped(err error) error { return fmt.Errorf("%w: %w", wgtun.ErrTooManySegments, err) }
 
 // read reports false to be called again when the device is readable.
 func (d *kernelDevice) read(fd uintptr) bool {

@@ -18,6 +18,8 @@ import (
 
 	"golang.org/x/sys/unix"
 	wgtun "golang.zx2c4.com/wireguard/tun"
+
+	"github.com/wice-go/wice-go/tun/offload"
 )
 
 const mirrorOffset = 16
@@ -226,5 +228,37 @@ func TestDeviceRefusesOnePacket(t *testing.T) {
 	in.SetReadDeadline(time.Now().Add(10 * time.Second))
 	if n, err := in.Read(make([]byte, 10)); n != 1 || err != nil {
 		t.Errorf("the packet behind it: got %d bytes, %v", n, err)
+	}
+}
+
+// A frame that makes no sense costs nothing but itself.
+func TestDeviceDropsFrame(t *testing.T) {
+	out, in, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Close()
+	defer in.Close()
+	d := new(kernelDevice)
+	if d.raw, err = out.SyscallConn(); err != nil {
+		t.Fatal(err)
+	}
+	d.readCall = d.read
+	bufs, sizes := [][]byte{make([]byte, 2000)}, []int{0}
+	good := make([]byte, offload.HeaderSize+20)
+	good[offload.HeaderSize] = 0x45
+	bad := bytes.Clone(good)
+	bad[1] = 77 // a kind of segmentation that nobody asked for
+	if _, err := in.Write(bad); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := d.Read(bufs, sizes, mirrorOffset); n != 0 || !errors.Is(err, wgtun.ErrTooManySegments) || !errors.Is(err, offload.ErrFrame) {
+		t.Errorf("got %d packets, %v", n, err)
+	}
+	if _, err := in.Write(good); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := d.Read(bufs, sizes, mirrorOffset); n != 1 || err != nil || sizes[0] != 20 {
+		t.Errorf("behind it: got %d packets, %v", n, err)
 	}
 }
