@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/time/rate"
+
+	"github.com/wice-go/wice-go/bind"
 )
 
 // relayGenerator makes the relay sockets of one endpoint.
@@ -24,13 +26,12 @@ func (g *relayGenerator) Validate() error { return nil }
 // counts.
 func (g *relayGenerator) AllocatePacketConn(_ string, port int) (net.PacketConn, net.Addr, error) {
 	at := netip.AddrPortFrom(g.e.listen, uint16(port))
-	c, err := net.ListenUDP("udp"+family(g.e.listen), net.UDPAddrFromAddrPort(at))
+	c, err := g.t.batches.Listen("udp"+family(g.e.listen), at.String())
 	if err != nil {
 		return nil, nil, err
 	}
-	c.SetReadBuffer(socketBuffer)
 	announced := netip.AddrPortFrom(g.e.announce, addrPort(c.LocalAddr()).Port())
-	r := &relayConn{UDPConn: c, t: g.t, announced: announced}
+	r := &relayConn{BatchConn: c, t: g.t, announced: announced}
 	g.t.mu.Lock()
 	g.t.relays[announced] = r
 	g.t.mu.Unlock()
@@ -45,7 +46,7 @@ func (g *relayGenerator) AllocateConn(string, int) (net.Conn, net.Addr, error) {
 // relayConn is a relay socket that keeps to the policy and to its key's share of the bandwidth. Packets beyond are dropped, as on
 // any link that is full.
 type relayConn struct {
-	*net.UDPConn
+	*bind.BatchConn
 	t         *turnServer
 	announced netip.AddrPort
 	limiter   atomic.Pointer[rate.Limiter] // set right after the allocation is made
@@ -56,13 +57,13 @@ func (c *relayConn) WriteTo(b []byte, to net.Addr) (int, error) {
 	if !c.t.sendable(addrPort(to)) || !c.within(len(b)) {
 		return len(b), nil
 	}
-	return c.UDPConn.WriteTo(b, to)
+	return c.BatchConn.WriteTo(b, to)
 }
 
 // ReadFrom returns the next packet within the limit.
 func (c *relayConn) ReadFrom(b []byte) (int, net.Addr, error) {
 	for {
-		n, from, err := readSteadily(c.UDPConn, b)
+		n, from, err := readSteadily(c.BatchConn, b)
 		if err != nil || c.within(n) {
 			return n, from, err
 		}
@@ -79,7 +80,7 @@ func (c *relayConn) Close() error {
 	c.t.mu.Lock()
 	delete(c.t.relays, c.announced)
 	c.t.mu.Unlock()
-	return c.UDPConn.Close()
+	return c.BatchConn.Close()
 }
 
 // maxReadErrors is how many errors in a row end a socket.

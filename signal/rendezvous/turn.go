@@ -14,6 +14,7 @@ import (
 	"github.com/pion/logging"
 	"github.com/pion/turn/v4"
 
+	"github.com/wice-go/wice-go/bind"
 	"github.com/wice-go/wice-go/proto/key"
 )
 
@@ -31,14 +32,12 @@ type turnServer struct {
 	second      uint16 // another STUN port, or 0
 	log         *slog.Logger
 	conns       *connGroup
+	batches     *bind.Batches
 
 	// mu guards all following.
 	mu     sync.Mutex
 	relays map[netip.AddrPort]*relayConn // by announced address
 }
-
-// socketBuffer holds what comes in while the reader is busy: 10 ms at a gigabit.
-const socketBuffer = 1 << 20
 
 // startTURN listens and serves.
 func startTURN(o Options, endpoints []endpoint, announced []netip.Addr, c *credentials, log *slog.Logger) (*turnServer, error) {
@@ -46,6 +45,7 @@ func startTURN(o Options, endpoints []endpoint, announced []netip.Addr, c *crede
 	if err != nil {
 		return nil, fmt.Errorf("rendezvous: %w", err)
 	}
+	batches := new(bind.Batches)
 	t := &turnServer{
 		credentials: c,
 		quota:       newQuota(o.Limits),
@@ -54,7 +54,8 @@ func startTURN(o Options, endpoints []endpoint, announced []netip.Addr, c *crede
 		allow:       o.Allow,
 		port:        o.STUNPort,
 		log:         log,
-		conns:       &connGroup{},
+		batches:     batches,
+		conns:       &connGroup{flush: batches.Flush},
 		relays:      map[netip.AddrPort]*relayConn{},
 	}
 	config := turn.ServerConfig{Realm: realm, LoggerFactory: logAdapter{log}}
@@ -91,12 +92,9 @@ func (t *turnServer) listen(config *turn.ServerConfig, e endpoint, o Options) er
 	}
 	for attempt := 0; ; attempt++ {
 		at := netip.AddrPortFrom(e.listen, t.port)
-		udp, err := net.ListenPacket("udp"+family(e.listen), at.String())
+		udp, err := t.batches.Listen("udp"+family(e.listen), at.String())
 		if err != nil {
 			return listenError("STUN", "--stun-port", "UDP", at, err)
-		}
-		if c, ok := udp.(*net.UDPConn); ok {
-			c.SetReadBuffer(socketBuffer) // as far as the system permits
 		}
 		chosen := addrPort(udp.LocalAddr()).Port()
 		if generator == nil {
@@ -130,7 +128,7 @@ func (t *turnServer) listenSecond(config *turn.ServerConfig, endpoints []endpoin
 	}
 	var opened []net.PacketConn
 	for _, e := range endpoints {
-		c, err := net.ListenPacket("udp"+family(e.listen), netip.AddrPortFrom(e.listen, t.port+1).String())
+		c, err := t.batches.Listen("udp"+family(e.listen), netip.AddrPortFrom(e.listen, t.port+1).String())
 		if err != nil {
 			for _, c := range opened {
 				c.Close()
@@ -254,6 +252,8 @@ func (t *turnServer) Close() error {
 
 // connGroup remembers the TCP connections: closing pion's server closes its listeners only.
 type connGroup struct {
+	flush func() // sends the packets that messages on these connections have caused
+
 	// mu guards all following.
 	mu     sync.Mutex
 	closed bool
@@ -288,6 +288,12 @@ func (l trackedListener) Accept() (net.Conn, error) {
 	}
 	l.group.conns[c] = struct{}{}
 	return &trackedConn{c, l.group}, nil
+}
+
+// Read sends on first what came with the messages that were read before.
+func (c *trackedConn) Read(b []byte) (int, error) {
+	c.group.flush()
+	return c.Conn.Read(b)
 }
 
 func (c *trackedConn) Close() error {

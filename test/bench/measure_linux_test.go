@@ -32,14 +32,14 @@ var measures = []measure{
 const (
 	mbits       = ", Mbit/s"
 	cpu         = ", CPU s/GB" // of both tunnel processes together
-	coturnCPU   = ", coturn's CPU s/GB"
+	relayCPU    = ", relay's CPU s/GB"
 	retransmits = ", retransmits"
 	lost        = ", lost %"
 	p50         = ", p50 ms"
 	p99         = ", p99 ms"
 )
 
-func costs(title string) []string { return []string{title + cpu, title + coturnCPU} }
+func costs(title string) []string { return []string{title + cpu, title + relayCPU} }
 
 const (
 	// The load of the measure udp: a third of what coturn carried in one go when this was written.
@@ -97,8 +97,8 @@ func (p *pair) addCost(title string, c cost, bytes int64, add func(string, float
 	if p.raw == nil {
 		add(title+cpu, c.tunnels.Seconds()/gigabytes)
 	}
-	if p.turn != nil {
-		add(title+coturnCPU, c.relay.Seconds()/gigabytes)
+	if p.relay != nil {
+		add(title+relayCPU, c.relay.Seconds()/gigabytes)
 	}
 }
 

@@ -26,8 +26,9 @@ type pair struct {
 	t       testing.TB
 	variant variant
 	ends    [2]*end
-	turn    *natlab.TURN // nil on a direct path
-	relay   *natlab.Host // turn's
+	relay   *natlab.Host // nil on a direct path
+	turn    *natlab.TURN // coturn, on the relay; else nil
+	own     *process     // a rendezvous, on the relay; else nil
 	raw     *rawRelay    // in place of a tunnel; else nil
 	server  *process     // iperf3, on the second end of a tunnel
 	tests   int          // of that server
@@ -58,7 +59,11 @@ func newPair(t testing.TB, v variant) *pair {
 	} else {
 		lab := natlab.New(t, natlab.Config{LANOnly: true, A: natlab.Site{Hosts: 3}})
 		hosts, p.relay = lab.A[:2], lab.A[2]
-		p.turn = natlab.CoTURN(t, p.relay, natlab.CoTURNOptions{})
+		if v.kind.own {
+			p.own = startRendezvous(p)
+		} else {
+			p.turn = natlab.CoTURN(t, p.relay, natlab.CoTURNOptions{})
+		}
 	}
 	for i, h := range hosts {
 		p.ends[i] = &end{t: t, host: h, key: key.NewPrivate(), addr: netip.AddrFrom4([4]byte{10, 99, 0, byte(i + 1)}), dir: t.TempDir()}
@@ -116,7 +121,7 @@ func (p *pair) path() (string, error) {
 // state is what the harness can see of a pair from outside at one moment.
 type state struct {
 	tunnels time.Duration // CPU time of both
-	relay   time.Duration // of coturn
+	relay   time.Duration // of coturn or the rendezvous
 	outer   [3]traffic    // of eth0: both ends and the relay
 	inner   [2]traffic    // of the tunnels
 }
@@ -126,8 +131,12 @@ func (p *pair) state() state {
 	p.t.Helper()
 	var s state
 	hosts := []*natlab.Host{p.ends[0].host, p.ends[1].host}
-	if p.turn != nil {
-		s.relay = cpuOf(p.t, p.turn.PID())
+	if p.relay != nil {
+		if p.own != nil {
+			s.relay = p.own.cpu(p.t)
+		} else {
+			s.relay = cpuOf(p.t, p.turn.PID())
+		}
 		hosts = append(hosts, p.relay)
 	}
 	for i, h := range hosts {
@@ -185,7 +194,7 @@ func (p *pair) carried(before, after state, from, to int, bytes int64) cost {
 		least(after.inner[from].tx-before.inner[from].tx, "sent into the tunnel")
 		least(after.inner[to].rx-before.inner[to].rx, "received from the tunnel")
 	}
-	if p.turn != nil {
+	if p.relay != nil {
 		least(after.outer[2].rx-before.outer[2].rx, "received by the relay")
 		least(after.outer[2].tx-before.outer[2].tx, "sent by the relay")
 	}

@@ -72,7 +72,7 @@ func TestSmoke(t *testing.T) {
 	}
 	*seconds = 1 // iperf3 knows no less
 	for _, c := range []struct{ variants, measures string }{
-		{"plain,direct,relay-udp,naive-relay,raw-relay", "tcp1"},
+		{"plain,direct,relay-udp,relay-own,naive-relay,raw-relay", "tcp1"},
 		{"direct", "udp,flood,ping,ping-loaded"},
 	} {
 		all, err := variants(c.variants, nil)

@@ -17,19 +17,21 @@ type variant struct {
 type kind struct {
 	name  string
 	relay string // the client's transport to coturn: "udp" or "tcp"; "" means a direct path
+	own   bool   // the relay is a wice-go rendezvous, not coturn
 	wice  bool   // at one end at least
 	start func(p *pair)
 }
 
 // kinds are all there are, in the order of the tables.
 var kinds = []kind{
-	{"plain", "", false, startPlain},
-	{"direct", "", true, startWice},
-	{"mixed", "", true, startMixed},
-	{"relay-udp", "udp", true, startWice},
-	{"relay-tcp", "tcp", true, startWice},
-	{"naive-relay", "udp", false, startNaive},
-	{"raw-relay", "udp", false, startRaw},
+	{name: "plain", start: startPlain},
+	{name: "direct", wice: true, start: startWice},
+	{name: "mixed", wice: true, start: startMixed},
+	{name: "relay-udp", relay: "udp", wice: true, start: startWice},
+	{name: "relay-tcp", relay: "tcp", wice: true, start: startWice},
+	{name: "relay-own", relay: "udp", own: true, wice: true, start: startWice},
+	{name: "naive-relay", relay: "udp", start: startNaive},
+	{name: "raw-relay", relay: "udp", start: startRaw},
 }
 
 // String returns KIND or KIND/BUILD.

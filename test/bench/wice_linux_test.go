@@ -8,10 +8,49 @@ import (
 	"github.com/wice-go/wice-go/test/program"
 )
 
-// startWice runs wice-go at both ends, which find each other by multicast DNS.
+// startRendezvous runs wice-go's own server on the relay, and waits until it serves.
+func startRendezvous(p *pair) *process {
+	p.t.Helper()
+	binary, err := p.binary()
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	r := start(p.t, p.relay, []string{"LOG_LEVEL=error"}, binary, "rendezvous", "--state", p.t.TempDir(), "--allow-private")
+	until(p.t, r.name, func() error {
+		if r.ended() || len(signaling(r)) == 0 {
+			return fmt.Errorf("it printed %s", &r.out)
+		}
+		return nil
+	})
+	return r
+}
+
+// signaling returns the lines that a rendezvous has printed for its clients.
+func signaling(r *process) []string {
+	var lines []string
+	for line := range strings.Lines(r.out.String()) {
+		if strings.HasPrefix(line, "#!wice Signaling") && strings.HasSuffix(line, "\n") {
+			lines = append(lines, strings.TrimSpace(line))
+		}
+	}
+	return lines
+}
+
+// binary is the build of wice-go that the variant wants.
+func (p *pair) binary() (string, error) {
+	if file := p.variant.build.file; file != "" {
+		return file, nil
+	}
+	return wiceGo()
+}
+
+// startWice runs wice-go at both ends, which find each other by multicast DNS or the relay's own signaling.
 func startWice(p *pair) {
 	lines := []string{"#!wice CandidateTypes = host"}
-	if p.turn != nil {
+	switch {
+	case p.own != nil:
+		lines = append(signaling(p.own), "#!wice CandidateTypes = relay", "#!wice NetworkTypes = udp4")
+	case p.turn != nil:
 		lines = []string{"#!wice CandidateTypes = relay",
 			fmt.Sprintf("#!wice ICEServer = turn:%s:%s@%s:%d?transport=%s", p.turn.Username, p.turn.Password, p.turn.Addr4, p.turn.Port, p.variant.kind.relay)}
 	}
@@ -30,10 +69,7 @@ func startMixed(p *pair) {
 // wice runs wice-go with more lines of [Interface] and [Peer].
 func (e *end) wice(p *pair, other *end, lines, peerLines []string) {
 	e.t.Helper()
-	binary, err := p.variant.build.file, error(nil)
-	if binary == "" {
-		binary, err = wiceGo()
-	}
+	binary, err := p.binary()
 	if err != nil {
 		e.t.Fatal(err)
 	}
@@ -68,8 +104,8 @@ func (p *pair) way(e, other *end, plain bool) way {
 	switch {
 	case plain:
 		return way{state: "plain", kind: "plain", protocol: "udp", remote: other.host.Addr4()}
-	case p.turn != nil:
-		return way{state: "connected", kind: "relay", protocol: p.variant.kind.relay, local: p.turn.Addr4, remote: p.turn.Addr4}
+	case p.relay != nil:
+		return way{state: "connected", kind: "relay", protocol: p.variant.kind.relay, local: p.relay.Addr4(), remote: p.relay.Addr4()}
 	}
 	return way{state: "connected", kind: "direct", protocol: "udp", local: e.host.Addr4(), remote: other.host.Addr4()}
 }
