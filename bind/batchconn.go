@@ -44,10 +44,12 @@ type BatchConn struct {
 
 var _ net.PacketConn = (*BatchConn)(nil)
 
-// Listen opens a socket. Network is "udp4" or "udp6".
+// Listen opens a socket. Network is "udp4" or "udp6". Its packets are not fragmented, where the system can be told so: Linux leaves the choice to
+// routers for those that it cuts itself, so that whether a large one comes through would depend on what it was sent with, and nobody could find out
+// the MTU of the path.
 func (g *Batches) Listen(network, address string) (*BatchConn, error) {
 	lc := net.ListenConfig{Control: func(network, _ string, c syscall.RawConn) error {
-		return errors.Join(enlargeConn(network, c), joinReceived(c))
+		return errors.Join(enlargeConn(network, c), joinReceived(c), dontFragment(network, c))
 	}}
 	pc, err := lc.ListenPacket(context.Background(), network, address)
 	if err != nil {

@@ -2,7 +2,10 @@
 
 package bind
 
-import "net/netip"
+import (
+	"net/netip"
+	"syscall"
+)
 
 // batchReader reads for a [BatchConn].
 type batchReader struct{}
@@ -13,3 +16,6 @@ func (r *batchReader) read(c *BatchConn, b []byte) (int, netip.AddrPort, error) 
 	n, from, err := c.UDPConn.ReadFromUDPAddrPort(b)
 	return n, unmapPort(from), err
 }
+
+// dontFragment leaves the choice to the system.
+func dontFragment(string, syscall.RawConn) error { return nil }

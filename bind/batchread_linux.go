@@ -2,6 +2,7 @@ package bind
 
 import (
 	"net/netip"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -46,4 +47,19 @@ func (r *batchReader) recvmmsg(fd uintptr) bool {
 	}
 	r.arena = a
 	return true
+}
+
+// dontFragment sets "don't fragment" on what the socket sends, whatever the kernel knows of the path.
+func dontFragment(network string, c syscall.RawConn) (err error) {
+	cerr := c.Control(func(fd uintptr) {
+		if network == "udp6" {
+			err = unix.SetsockoptInt(int(fd), unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_PROBE)
+		} else {
+			err = unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_PROBE)
+		}
+	})
+	if cerr != nil {
+		return cerr
+	}
+	return err
 }

@@ -1,6 +1,7 @@
 package bind
 
 import (
+	"slices"
 	"sync"
 	"time"
 
@@ -161,6 +162,8 @@ func (d *discovery) step(ev pmtu.Event) bool {
 	if err != nil {
 		return false
 	}
+	// Each longer than the one before: nobody on the way joins such (segmentation offload, GRO), and loses the small ones with the large.
+	slices.SortFunc(probes, func(a, b pmtu.Probe) int { return a.Size - b.Size })
 	for _, p := range probes {
 		if p.Size > bound {
 			// The probes that this may ask for come in addition: they belong to the next round.

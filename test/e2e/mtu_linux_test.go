@@ -169,6 +169,7 @@ func TestBlackHoleRelayed(t *testing.T) {
 	na.up()
 	nb.up("--wait")
 	na.transfer(nb, nb.addr, func() { w.lab.SiteA.SetMTU(1280, true) })
+	nb.transfer(na, na.addr, func() {}) // for some seconds: who sends nothing large looks for nothing
 	transfers(na, nb)
 	for _, p := range []*program.Path{na.clamped(nb, 1280), nb.clamped(na, 1280)} {
 		if most := 1280 - overhead; p.Kind != "relay" || p.MTU > most || p.MTU <= most-16 {
