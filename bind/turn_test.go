@@ -230,13 +230,13 @@ func TestChannels(t *testing.T) {
 		if c.number(peer(1)) != testChannel || c.number(peer(2)) != 0 || !c.has(testChannel) || c.has(testChannel+1) {
 			t.Error("the channel is not what was bound")
 		}
-		time.Sleep(channelLifetime - time.Second)
+		<-time.After(channelLifetime - time.Second)
 		bound(testChannel, peer(1))
-		time.Sleep(channelLifetime - time.Second)
+		<-time.After(channelLifetime - time.Second)
 		if c.number(peer(1)) != testChannel {
 			t.Error("binding again prolongs nothing")
 		}
-		time.Sleep(2 * time.Second)
+		<-time.After(2 * time.Second)
 		if c.number(peer(1)) != 0 {
 			t.Error("a channel that was not bound again does not end")
 		}
