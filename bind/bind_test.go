@@ -7,10 +7,8 @@ import (
 	"net/netip"
 	"os"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
-	"time"
 
 	"golang.zx2c4.com/wireguard/conn"
 )
@@ -176,98 +174,6 @@ func TestSendEdges(t *testing.T) {
 	}
 	if ep, err := b.ParseEndpoint("[::ffff:192.0.2.1]:5"); err != nil || ep.DstToString() != "192.0.2.1:5" {
 		t.Errorf("got %v, %v: mapped addresses are to be unmapped", ep, err)
-	}
-}
-
-// TestCyclesUnderLoad opens, closes and changes ports while packets flow in both directions and paths change.
-func TestCyclesUnderLoad(t *testing.T) {
-	target := openBind(t, Options{})
-	b := New(Options{})
-	defer b.Shutdown()
-	plain, _ := b.ParseEndpoint(target.addr4().String())
-	plain6, _ := b.ParseEndpoint(target.addr6().String())
-	peer := b.Peer(testKey(1))
-
-	stop := make(chan struct{})
-	var load sync.WaitGroup
-	bufs := [][]byte{transport(1000, 1), transport(1000, 2), transport(900, 3)}
-	for _, ep := range []conn.Endpoint{plain, plain6, peer} {
-		load.Go(func() {
-			for {
-				select {
-				case <-stop:
-					return
-				default:
-				}
-				if err := b.Send(bufs, ep); err != nil && !errors.Is(err, net.ErrClosed) {
-					t.Error(err)
-				}
-				ep.ClearSrc()
-			}
-		})
-	}
-	load.Go(func() {
-		for i := 0; ; i++ {
-			select {
-			case <-stop:
-				return
-			case <-target.got:
-			default:
-			}
-			switch i % 3 {
-			case 0:
-				peer.SetPath(NewDirectPath(netip.Addr{}, target.addr4()))
-			case 1:
-				peer.SetPath(NewStaticPath(target.addr6()))
-			default:
-				peer.SetPath(nil)
-			}
-			b.Mux().GetListenAddresses()
-			if p := b.Port(); p != 0 {
-				ep, _ := target.ParseEndpoint(fmt.Sprintf("127.0.0.1:%d", p))
-				target.Send(bufs, ep)
-			}
-		}
-	})
-
-	for range 20 {
-		fns, port, err := b.Open(0)
-		if err != nil || port == 0 {
-			t.Fatal(port, err)
-		}
-		var receivers sync.WaitGroup
-		received := make(chan struct{}, 1)
-		for _, fn := range fns {
-			receivers.Go(func() {
-				bufs, sizes, eps := newBatch(b.BatchSize())
-				for {
-					if _, err := fn(bufs, sizes, eps); err != nil {
-						if err != net.ErrClosed {
-							t.Errorf("got %v, want net.ErrClosed", err)
-						}
-						return
-					}
-					select {
-					case received <- struct{}{}:
-					default:
-					}
-				}
-			})
-		}
-		select {
-		case <-received:
-		case <-time.After(5 * time.Second):
-			t.Error("nothing received within 5 s")
-		}
-		if err := b.Close(); err != nil {
-			t.Error(err)
-		}
-		receivers.Wait()
-	}
-	close(stop)
-	load.Wait()
-	if err := b.Close(); err != nil {
-		t.Errorf("closing twice: %v", err)
 	}
 }
 
