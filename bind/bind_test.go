@@ -7,10 +7,8 @@ import (
 	"net/netip"
 	"os"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
-	"time"
 
 	"golang.zx2c4.com/wireguard/conn"
 )
@@ -179,154 +177,89 @@ func TestSendEdges(t *testing.T) {
 	}
 }
 
-// TestCyclesUnderLoad opens, closes and changes ports while packets flow in both directions and paths change.
-func TestCyclesUnderLoad(t *testing.T) {
-	target := openBind(t, Options{})
-	b := New(Options{})
-	defer b.Shutdown()
-	plain, _ := b.ParseEndpoint(target.addr4().String())
-	plain6, _ := b.ParseEndpoint(target.addr6().String())
-	peer := b.Peer(testKey(1))
-
-	stop := make(chan struct{})
-	var load sync.WaitGroup
-	bufs := [][]byte{transport(1000, 1), transport(1000, 2), transport(900, 3)}
-	for _, ep := range []conn.Endpoint{plain, plain6, peer} {
-		load.Go(func() {
-			for {
-				select {
-				case <-stop:
-					return
-				default:
-				}
-				if err := b.Send(bufs, ep); err != nil && !errors.Is(err, net.ErrClosed) {
-					t.Error(err)
-				}
-				ep.ClearSrc()
-			}
-		})
-	}
-	load.Go(func() {
-		for i := 0; ; i++ {
-			select {
-			case <-stop:
-				return
-			case <-target.got:
-			default:
-			}
-			switch i % 3 {
-			case 0:
-				peer.SetPath(NewDirectPath(netip.Addr{}, target.addr4()))
-			case 1:
-				peer.SetPath(NewStaticPath(target.addr6()))
-			default:
-				peer.SetPath(nil)
-			}
-			b.Mux().GetListenAddresses()
-			if p := b.Port(); p != 0 {
-				ep, _ := target.ParseEndpoint(fmt.Sprintf("127.0.0.1:%d", p))
-				target.Send(bufs, ep)
-			}
-		}
-	})
-
-	for range 20 {
-		fns, port, err := b.Open(0)
-		if err != nil || port == 0 {
-			t.Fatal(port, err)
-		}
-		var receivers sync.WaitGroup
-		received := make(chan struct{}, 1)
-		for _, fn := range fns {
-			receivers.Go(func() {
-				bufs, sizes, eps := newBatch(b.BatchSize())
-				for {
-					if _, err := fn(bufs, sizes, eps); err != nil {
-						if err != net.ErrClosed {
-							t.Errorf("got %v, want net.ErrClosed", err)
-						}
-						return
-					}
-					select {
-					case received <- struct{}{}:
-					default:
-					}
-				}
-			})
-		}
-		select {
-		case <-received:
-		case <-time.After(5 * time.Second):
-			t.Error("nothing received within 5 s")
-		}
-		if err := b.Close(); err != nil {
-			t.Error(err)
-		}
-		receivers.Wait()
-	}
-	close(stop)
-	load.Wait()
-	if err := b.Close(); err != nil {
-		t.Errorf("closing twice: %v", err)
-	}
-}
-
-// TestNoAllocations is the promise of the hot paths.
+// TestNoAllocations is the promise of the hot paths: of both kinds of endpoints, in both families, both ways, for a packet and for many.
 func TestNoAllocations(t *testing.T) {
 	if raceEnabled {
 		t.Skip("the race detector allocates")
 	}
-	for _, addr := range []string{"127.0.0.1", "::1"} {
-		t.Run(addr, func(t *testing.T) {
-			src, dst := New(Options{}), New(Options{})
-			defer src.Shutdown()
-			defer dst.Shutdown()
-			if _, _, err := src.Open(0); err != nil {
-				t.Fatal(err)
-			}
-			fns, port, err := dst.Open(0)
+	for family, addr := range []string{"127.0.0.1", "::1"} {
+		for _, count := range []int{1, batchSize, 2 * batchSize} {
+			t.Run(fmt.Sprintf("%s/%d", addr, count), func(t *testing.T) { checkAllocations(t, family, netip.MustParseAddr(addr), count) })
+		}
+	}
+}
+
+// end is one side of a conversation whose receiving is the test's.
+type end struct {
+	*Bind
+	at      netip.AddrPort
+	receive conn.ReceiveFunc
+}
+
+func newEnd(t *testing.T, family int, addr netip.Addr) *end {
+	t.Helper()
+	b := New(Options{})
+	t.Cleanup(func() { b.Shutdown() })
+	fns, port, err := b.Open(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &end{Bind: b, at: netip.AddrPortFrom(addr, port), receive: fns[family]}
+}
+
+func checkAllocations(t *testing.T, family int, addr netip.Addr, count int) {
+	a, b := newEnd(t, family, addr), newEnd(t, family, addr)
+	bufs, sizes, eps := newBatch(batchSize)
+	out := make([][]byte, count)
+	for i := range out {
+		out[i] = transport(1452, uint32(i))
+	}
+	pass := func(from, to *end, ep conn.Endpoint) {
+		if err := from.Send(out, ep); err != nil {
+			t.Fatal(err)
+		}
+		for got := 0; got < count; {
+			n, err := to.receive(bufs, sizes, eps)
 			if err != nil {
 				t.Fatal(err)
 			}
-			to := netip.AddrPortFrom(netip.MustParseAddr(addr), port)
-			receive := fns[0]
-			if to.Addr().Is6() {
-				receive = fns[1]
-			}
-			plain, _ := src.ParseEndpoint(to.String())
-			peer := src.Peer(testKey(1))
-			peer.SetPath(NewDirectPath(to.Addr(), to))
-			known := dst.Peer(testKey(2))
-			bufs, sizes, eps := newBatch(dst.BatchSize())
-			out := make([][]byte, 2*batchSize)
-			for i := range out {
-				out[i] = transport(1452, uint32(i))
-			}
-			round := func(ep conn.Endpoint) {
-				if err := src.Send(out, ep); err != nil {
-					t.Fatal(err)
-				}
-				for got := 0; got < len(out); {
-					n, err := receive(bufs, sizes, eps)
-					if err != nil {
-						t.Fatal(err)
-					}
-					got += n
-				}
-			}
-			check := func(name string, ep conn.Endpoint) {
-				round(ep) // fills caches and pools
-				if n := testing.AllocsPerRun(50, func() { round(ep) }); n > 0 {
-					t.Errorf("%s: %v allocations per round of %d packets, want 0", name, n, len(out))
-				}
-			}
-			check("plain", plain)
-			check("peer", peer)
-			known.SetPath(NewDirectPath(to.Addr(), netip.AddrPortFrom(to.Addr(), src.Port())))
-			check("known source", peer)
-			if eps[0] != conn.Endpoint(known) {
-				t.Errorf("got %v, want the peer's endpoint", eps[0])
-			}
-		})
+			got += n
+		}
+	}
+	// Each answer goes where the packet came from, as WireGuard's does.
+	round := func(ep conn.Endpoint) {
+		pass(a, b, ep)
+		pass(b, a, eps[0])
+	}
+	check := func(name string, ep conn.Endpoint) {
+		round(ep) // fills caches and pools
+		if n := testing.AllocsPerRun(50, func() { round(ep) }); n > 0 {
+			t.Errorf("%s: %v allocations per round of %d packets, want 0", name, n, 2*count)
+		}
+	}
+	plain, err := a.ParseEndpoint(b.at.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	peer := a.Peer(testKey(1))
+	peer.SetPath(NewStaticPath(b.at))
+	check("configured path", peer)
+	a.RemovePeer(testKey(1))
+	check("plain", plain)
+	if _, ok := eps[0].(*Endpoint); !ok {
+		t.Errorf("got a %T, want a plain endpoint", eps[0])
+	}
+	peer = a.Peer(testKey(1))
+	peer.SetPath(NewDirectPath(addr, b.at))
+	check("direct path", peer)
+	if eps[0] != conn.Endpoint(peer) {
+		t.Errorf("got %v, want the peer's endpoint", eps[0])
+	}
+	known := b.Peer(testKey(2))
+	known.SetPath(NewDirectPath(addr, a.at))
+	check("direct path both ways", peer)
+	pass(a, b, peer)
+	if eps[0] != conn.Endpoint(known) {
+		t.Errorf("got %v, want the peer's endpoint", eps[0])
 	}
 }

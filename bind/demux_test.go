@@ -1,8 +1,10 @@
 package bind
 
 import (
+	"bytes"
 	"encoding/binary"
 	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/pion/stun"
@@ -84,6 +86,39 @@ func TestMixedTraffic(t *testing.T) {
 	}
 	if s := b.Stats(); s.Unknown != 20 || s.STUNUnknown != 20 {
 		t.Errorf("got %+v, want 20 unknown and 20 STUN packets for nobody", s)
+	}
+}
+
+// TestCookieAsReceiverIndex is about the one session in 2^32 whose index has the bytes of STUN's cookie: all its packets arrive, also
+// while an agent listens at the same address.
+func TestCookieAsReceiverIndex(t *testing.T) {
+	a, b := openBind(t, loopbackOnly), openBind(t, loopbackOnly)
+	for _, to := range []netip.AddrPort{b.addr4(), b.addr6()} {
+		agent := muxConnOf(t, b, "bbbb", to.Addr().String())
+		defer agent.Close()
+		for _, batch := range []int{1, batchSize} {
+			var bufs [][]byte
+			for kind := uint32(typeInitiation); kind <= typeTransport; kind++ {
+				for _, size := range []int{minWireGuardSize, 64, 92, initiationSize, 1452} {
+					p := transport(size, uint32(len(bufs)))
+					copy(p, cookieIndex(kind)[:8])
+					bufs = append(bufs, p)
+				}
+			}
+			for out := range slices.Chunk(bufs, batch) {
+				if err := a.Send(out, endpointTo(t, a, to)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for i, want := range bufs {
+				if got := b.next(t); !bytes.Equal(got.data, want) {
+					t.Fatalf("%s: packet %d: got % x, want % x", to, i, got.data, want)
+				}
+			}
+		}
+	}
+	if s := b.Stats(); s != (Stats{}) {
+		t.Errorf("got %+v, want nothing lost", s)
 	}
 }
 

@@ -77,7 +77,8 @@ func (s *socket) send(bufs [][]byte, ep *Endpoint, channel uint16) (dropped int,
 //
 //	EIO             the network card can't do the checksums that UDP_SEGMENT needs: never use it again on this socket
 //	EINVAL, EMSGSIZE with UDP_SEGMENT: the packets are longer than the path's MTU; without it the kernel fragments them
-//	EINVAL, ENETUNREACH, EHOSTUNREACH, EADDRNOTAVAIL with a source: it is no address of ours any more, or does not lead there
+//	EINVAL, ENODEV, ENETUNREACH, EHOSTUNREACH, EADDRNOTAVAIL with a source: it is no address of ours any more, its interface is
+//	                gone, or it does not lead there
 func (c *sender) batch(s *socket, bufs [][]byte) (dropped int, err error) {
 	c.gso = s.gso.Load()
 	c.src = c.ep.src.Load()
@@ -116,7 +117,7 @@ func (c *sender) batch(s *socket, bufs [][]byte) (dropped int, err error) {
 func (c *sender) segmented() bool { return c.count[c.next] > 1 }
 
 func badSource(e unix.Errno) bool {
-	return e == unix.EINVAL || e == unix.ENETUNREACH || e == unix.EHOSTUNREACH || e == unix.EADDRNOTAVAIL
+	return e == unix.EINVAL || e == unix.ENODEV || e == unix.ENETUNREACH || e == unix.EHOSTUNREACH || e == unix.EADDRNOTAVAIL
 }
 
 // prepare fills in the messages for bufs. With UDP_SEGMENT one message takes packets of one size, of which the last may be

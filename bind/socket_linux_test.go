@@ -2,6 +2,7 @@ package bind
 
 import (
 	"errors"
+	"net"
 	"net/netip"
 	"os"
 	"runtime"
@@ -399,5 +400,102 @@ func TestMark(t *testing.T) {
 				t.Errorf("mark %#x, %v, want %#x", got, err, mark)
 			}
 		})
+	})
+}
+
+// enableIPv6 gives the interfaces of inNamespace addresses and d1 the routes to everywhere; false if that can't be.
+func enableIPv6(t *testing.T, d0, d1 netlink.Link) bool {
+	t.Helper()
+	for _, name := range []string{"all", "default", "d0", "d1"} {
+		if err := os.WriteFile("/proc/sys/net/ipv6/conf/"+name+"/disable_ipv6", []byte("0"), 0o644); err != nil {
+			t.Logf("enable IPv6: %v", err)
+			return false
+		}
+	}
+	err := errors.Join(addAddr(d0, "2001:db8::1/64"), addAddr(d1, "2001:db8:1::1/64"))
+	for _, s := range []string{"0.0.0.0/0", "::/0"} {
+		_, dst, _ := net.ParseCIDR(s)
+		err = errors.Join(err, netlink.RouteAdd(&netlink.Route{LinkIndex: d1.Attrs().Index, Dst: dst, Scope: netlink.SCOPE_LINK}))
+	}
+	if err != nil {
+		t.Error(err)
+	}
+	return err == nil
+}
+
+// addAddr adds an address that can be used at once.
+func addAddr(l netlink.Link, prefix string) error {
+	addr, err := netlink.ParseAddr(prefix)
+	if err != nil {
+		return err
+	}
+	if addr.IP.To4() == nil {
+		addr.Flags = unix.IFA_F_NODAD
+	}
+	return netlink.AddrAdd(l, addr)
+}
+
+// TestLostSource answers from addresses that go away, by themselves or with their interface, and expects every packet to leave all the
+// same, from another address and from then on.
+func TestLostSource(t *testing.T) {
+	prefixes := []string{"192.0.2.1/24", "2001:db8::1/64"}
+	inNamespace(t, func(d0, d1 netlink.Link) {
+		if !enableIPv6(t, d0, d1) {
+			return
+		}
+		b := New(Options{})
+		defer b.Shutdown()
+		if _, _, err := b.Open(0); err != nil {
+			t.Error(err)
+			return
+		}
+		// A path of ICE has no interface: it stays as long as its address is anybody's.
+		check := func(what string, stuck, stuckICE bool) {
+			for i, to := range []string{"192.0.2.2:9", "[2001:db8::2]:9"} {
+				to := netip.MustParseAddrPort(to)
+				from := local{addr: netip.MustParsePrefix(prefixes[i]).Addr(), ifindex: int32(d0.Attrs().Index)}
+				configured, ice := b.Peer(testKey(1)), b.Peer(testKey(2))
+				configured.SetPath(NewStaticPath(to))
+				configured.accept(sourceOf(to), from)
+				ice.SetPath(NewDirectPath(from.addr, to))
+				for name, ep := range map[string]conn.Endpoint{"plain": newEndpoint(to, from), "configured": configured, "ICE": ice} {
+					if ep.SrcIP() != from.addr {
+						t.Errorf("%s: %s: source %s, want %s", what, name, ep.SrcIP(), from.addr)
+					}
+					if err := b.Send([][]byte{transport(64, 1), transport(64, 2)}, ep); err != nil {
+						t.Errorf("%s: %s: %v", what, name, err)
+					}
+					want := stuck
+					if name == "ICE" {
+						want = stuckICE
+					}
+					if got := ep.SrcIP().IsValid(); got != want {
+						t.Errorf("%s: %s: source %s, want one %t", what, name, from.addr, want)
+					}
+				}
+				b.RemovePeer(testKey(1))
+				b.RemovePeer(testKey(2))
+			}
+		}
+		check("all there", true, true)
+		for _, p := range prefixes {
+			addr, _ := netlink.ParseAddr(p)
+			if err := netlink.AddrDel(d0, addr); err != nil {
+				t.Errorf("remove %s: %v", p, err)
+				return
+			}
+		}
+		check("address gone", false, false)
+		if err := netlink.LinkDel(d0); err != nil {
+			t.Errorf("remove %s: %v", d0.Attrs().Name, err)
+			return
+		}
+		check("interface gone", false, false)
+		// As when a modem has dialled again.
+		if err := errors.Join(addAddr(d1, prefixes[0]), addAddr(d1, prefixes[1])); err != nil {
+			t.Error(err)
+			return
+		}
+		check("address on another interface", false, true)
 	})
 }
