@@ -144,9 +144,9 @@ func (c *channels) received(b []byte) {
 	if old := c.bound.Load(); old != nil {
 		maps.Copy(now.byPeer, old.byPeer)
 	}
-	if b[1] == 0x19 {
-		delete(now.byPeer, r.peer)
-	} else if r.number >= minChannel && r.number <= maxChannel && len(now.byPeer) < maxChannels {
+	maps.DeleteFunc(now.byPeer, func(_ netip.AddrPort, ch channel) bool { return time.Now().After(ch.expires) })
+	delete(now.byPeer, r.peer)
+	if b[1] == 0x09 && r.number >= minChannel && r.number <= maxChannel && len(now.byPeer) < maxChannels {
 		now.byPeer[r.peer] = channel{r.number, r.sent.Add(channelLifetime)}
 	}
 	for _, ch := range now.byPeer {

@@ -40,6 +40,7 @@ type sender struct {
 
 	// the system call
 	next, end int // messages
+	most      int // of all ends of a batch
 	sent      int
 	errno     unix.Errno
 	waits     int // milliseconds
@@ -85,7 +86,7 @@ func (c *sender) batch(s *socket, bufs [][]byte) (dropped int, err error) {
 	defer c.reset(len(bufs))
 	for {
 		c.bufs = bufs
-		c.prepare(s.v6)
+		c.prepare(c.ep.dst.Addr().Is6()) // a socket of IPv6 may send IPv4
 		for c.next < c.end && c.errno == 0 {
 			if err := s.raw.Control(c.call); err != nil {
 				return dropped, err
@@ -150,6 +151,7 @@ func (c *sender) prepare(v6 bool) {
 		c.prepareMessage(i, n, size+overhead)
 		i += n
 	}
+	c.most = max(c.most, c.end)
 }
 
 // gather points to the i-th packet, and to a header in front of it if there is to be one.
@@ -239,7 +241,8 @@ func (c *sender) reset(n int) {
 		n *= 2
 	}
 	clear(c.iovs[:n])
-	for i := range c.msgs[:c.end] {
+	for i := range c.msgs[:c.most] {
 		c.msgs[i].hdr.Name = nil
 	}
+	c.most = 0
 }

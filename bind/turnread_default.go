@@ -2,9 +2,17 @@
 
 package bind
 
+import (
+	"errors"
+	"net"
+	"os"
+	"time"
+)
+
 // turnReader reads for a TURN client's socket.
 type turnReader struct {
-	buf []byte
+	buf   []byte
+	batch [1]*packet
 }
 
 // next waits for a message that is the client's. It is valid until the next call. On the way it hands on WireGuard's packets.
@@ -14,8 +22,14 @@ func (r *turnReader) next(t *TURNSocket) ([]byte, error) {
 	}
 	for {
 		n, _, _, from, err := t.sock.conn.ReadMsgUDPAddrPort(r.buf, nil)
-		if err != nil {
+		switch {
+		case errors.Is(err, net.ErrClosed) || errors.Is(err, os.ErrDeadlineExceeded):
 			return nil, err
+		case err != nil:
+			// Windows has one for datagrams that are too long, and for the ICMP messages that earlier ones have caused. It would
+			// end the client.
+			time.Sleep(receiveDelay)
+			continue
 		}
 		if !t.fromServer(sourceOf(unmapPort(from))) {
 			t.relay.stats.dropped.Add(1)
@@ -26,7 +40,8 @@ func (r *turnReader) next(t *TURNSocket) ([]byte, error) {
 			return r.buf[:n], nil
 		}
 		if p != nil {
-			t.deliver([]*packet{p})
+			r.batch[0] = p
+			t.deliver(r.batch[:])
 		}
 	}
 }

@@ -2,6 +2,7 @@ package bind
 
 import (
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -28,7 +29,8 @@ func (r *turnReader) next(t *TURNSocket) ([]byte, error) {
 				return nil, err
 			}
 			if r.errno != 0 {
-				return nil, r.errno
+				time.Sleep(minReceiveDelay) // the kernel is out of memory, say; an error would end the client
+				continue
 			}
 		}
 		n := 0

@@ -71,7 +71,7 @@ func (t *TURNSocket) fromServer(s source) bool {
 // WriteTo implements [net.PacketConn]: it sends a message of the client.
 func (t *TURNSocket) WriteTo(b []byte, addr net.Addr) (int, error) {
 	u, ok := addr.(*net.UDPAddr)
-	if !ok {
+	if !ok || u == nil {
 		return 0, fmt.Errorf("send to %v: not a UDP address", addr)
 	}
 	if dst := unmapPort(u.AddrPort()); t.server.Load() == nil || t.server.Load().dst != dst {

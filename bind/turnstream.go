@@ -2,16 +2,20 @@ package bind
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"sync"
 )
 
 const (
 	// streamQueue is what may wait to be written, in bytes: 20 ms at 100 Mbit/s. Longer would be delay.
 	streamQueue = 256 << 10
+	// clientRoom is left to the client when packets fill the queue: what it loses ends a path that works.
+	clientRoom = 16 << 10
 	// streamRead is what one read takes at most.
 	streamRead = 64 << 10
 	// maxStreamMessage is the longest message of a server: a STUN message or ChannelData of 65535 bytes, with header and padding.
@@ -60,12 +64,12 @@ func (s *TURNStream) Write(b []byte) (int, error) {
 	if s.closed {
 		return 0, net.ErrClosed
 	}
-	if !s.roomLocked(len(b)) {
+	if !s.roomLocked(len(b) - clientRoom) {
 		s.relay.stats.relaySendDrops.Add(1)
 		return len(b), nil
 	}
 	s.out = append(s.out, b...)
-	if b[0]&0xc0 == 0x40 {
+	if len(b) > 0 && b[0]&0xc0 == 0x40 {
 		s.padLocked(len(b))
 	}
 	s.work.Signal()
@@ -96,6 +100,7 @@ func (s *TURNStream) carry(bufs [][]byte, peer netip.AddrPort) bool {
 	return true
 }
 
+// roomLocked reports whether a message of n bytes fits.
 func (s *TURNStream) roomLocked(n int) bool { return len(s.out)+n+channelPadding <= streamQueue }
 
 // padLocked fills up a message of n bytes.
@@ -142,20 +147,21 @@ func (s *TURNStream) Close() error {
 }
 
 // Read waits for the next message of the server for the client and copies as much of it to b as fits; the next call goes on. Packets of
-// WireGuard go where they belong. A stream that is out of step is an error, as no message can be found in it any more.
+// WireGuard go where they belong. A stream that is out of step is an error, as no message can be found in it any more. An error ends
+// the stream, so that who writes is told.
 func (s *TURNStream) Read(b []byte) (int, error) {
 	for len(s.rest) == 0 {
 		m, err := s.next()
+		if err == nil && m == nil {
+			err = s.fill()
+		}
 		if err != nil {
+			if !errors.Is(err, os.ErrDeadlineExceeded) {
+				s.shut()
+			}
 			return 0, err
 		}
-		if m != nil {
-			s.rest = m
-			break
-		}
-		if err := s.fill(); err != nil {
-			return 0, err
-		}
+		s.rest = m
 	}
 	n := copy(b, s.rest)
 	s.rest = s.rest[n:]

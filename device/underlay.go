@@ -44,7 +44,11 @@ func (u *underlay) Interfaces() ([]*transport.Interface, error) {
 
 // ListenPacket implements [transport.Net]: it opens the socket of a TURN client.
 func (u *underlay) ListenPacket(network, address string) (net.PacketConn, error) {
-	return u.bind.ListenTURN(network, address)
+	s, err := u.bind.ListenTURN(network, address)
+	if err != nil {
+		return nil, err // not an interface with a nil pointer in it
+	}
+	return s, nil
 }
 
 // DialTCP implements [transport.Net].

@@ -115,7 +115,7 @@ func (n *agentNet) ListenPacket(network, address string) (net.PacketConn, error)
 	if err != nil {
 		return nil, err
 	}
-	tc := &turnConn{PacketConn: c, allocated: &n.udpRelay, turnClient: turnClient{relayPacing: relayPacing{pacer: n.pacer}, renewal: renewal{servers: n.servers}}}
+	tc := &turnConn{PacketConn: c, turnClient: turnClient{relayPacing: relayPacing{pacer: n.pacer}, renewal: renewal{servers: n.servers}, allocated: &n.udpRelay}}
 	n.closeUnless(c, &tc.holds)
 	n.carries(c.LocalAddr(), c)
 	return tc, nil
@@ -133,12 +133,14 @@ func (n *agentNet) carries(local net.Addr, carrier any) {
 
 // carrier returns what was noted for a local relay candidate, nil for others. Its related address has the port of the socket.
 func (n *agentNet) carrier(c ice.Candidate) any {
-	network := "tcp"
+	var network string
 	switch relayProtocol(c) {
-	case "":
-		return nil
 	case "udp":
 		network = "udp"
+	case "tcp", "tls":
+		network = "tcp"
+	default: // no relay, or one over DTLS, which nothing here sees into
+		return nil
 	}
 	r := c.RelatedAddress()
 	if r == nil {

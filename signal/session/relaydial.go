@@ -39,14 +39,17 @@ func (d relayDialer) Dial(network, address string) (net.Conn, error) {
 		}
 		c = secure
 	}
+	s := &relayStream{Conn: c, turnClient: turnClient{relayPacing: relayPacing{pacer: d.pacer}, renewal: renewal{servers: d.servers}}}
 	if d.stream != nil {
-		c = d.stream(c)
-		d.carries(c.LocalAddr(), c)
+		s.Conn, s.whole = d.stream(c), true
+		d.carries(s.LocalAddr(), s.Conn)
+		d.closeUnless(s.Conn, &s.holds) // a server may be alive, in TLS say, and not answer the client
 	}
-	return &relayStream{c, turnClient{relayPacing: relayPacing{pacer: d.pacer}, renewal: renewal{servers: d.servers}}}, nil
+	return s, nil
 }
 
-// overTLS returns the name that the certificate of the server must have, if it is one over TLS.
+// overTLS returns the name that the certificate of the server must have, if it is one over TLS. pion says no more than the address, so that
+// a server that talks TCP and TLS on one port, and is configured for both, gets TLS twice.
 func (d relayDialer) overTLS(address string) (string, bool) {
 	i := slices.IndexFunc(d.servers, func(s proto.ICEServer) bool {
 		return s.Scheme == proto.TURNS && s.Transport == proto.TransportTCP && s.Host+":"+strconv.Itoa(int(s.Port)) == address
@@ -57,33 +60,34 @@ func (d relayDialer) overTLS(address string) (string, bool) {
 	return d.servers[i].Host, true
 }
 
-// turnClient is what is done about the messages that a TURN client exchanges with its server, however it reaches it.
-type turnClient struct {
-	relayPacing
-	renewal renewal
-}
-
 // relayStream is a TURN client's connection over TCP or TLS.
 type relayStream struct {
 	net.Conn
+	whole bool // Conn reads whole messages
 	turnClient
 }
 
 // Write sends a whole message, as pion's client does. A check that comes too early is dropped.
 func (c *relayStream) Write(b []byte) (int, error) {
-	if !c.admits(b) {
+	m := c.outgoing(b)
+	if m == nil {
 		return len(b), nil
 	}
-	c.renewal.sent(b)
-	return c.Conn.Write(b)
+	if _, err := c.Conn.Write(m); err != nil {
+		return 0, err
+	}
+	return len(b), nil
 }
 
-// Read waits for more of what the server sends: whole messages, if the connection is one of [Options.RelayStream].
+// Read waits for the server's next message, or just more of what it sends if Conn does not know where a message ends.
 func (c *relayStream) Read(b []byte) (int, error) {
 	for {
 		n, err := c.Conn.Read(b)
-		if err != nil || !c.renewal.received(b[:n], func(m []byte) { _, _ = c.Conn.Write(m) }) {
+		if err != nil || !c.whole {
 			return n, err
+		}
+		if n = c.incoming(b, n, func(m []byte) { _, _ = c.Conn.Write(m) }); n > 0 {
+			return n, nil
 		}
 	}
 }

@@ -15,7 +15,7 @@ type relayPacing struct {
 	pacer *pacer
 
 	mu       sync.Mutex
-	channels map[uint16]netip.AddrPort // what the client asked to be bound
+	channels map[uint16]netip.AddrPort // what the client asked to be bound, be there a pacer or not
 }
 
 // maxChannels is how many channel numbers there are to remember: more than one for each candidate is a client gone wrong.
@@ -23,7 +23,7 @@ const maxChannels = 4 * maxPairs
 
 // admits reports whether the client's message may be sent now.
 func (r *relayPacing) admits(b []byte) bool {
-	if r.pacer == nil || len(b) < 4 {
+	if len(b) < 4 {
 		return true
 	}
 	if b[0]&0xc0 == 0x40 { // ChannelData, RFC 8656, section 12.4
@@ -32,13 +32,11 @@ func (r *relayPacing) admits(b []byte) bool {
 			return true
 		}
 		number := binary.BigEndian.Uint16(b)
-		r.mu.Lock()
-		to, ok := r.channels[number]
-		r.mu.Unlock()
+		to, ok := r.peer(number)
 		if !ok {
 			to = netip.AddrPortFrom(netip.Addr{}, number)
 		}
-		return r.pacer.allow(time.Now(), pair{r, to})
+		return r.allow(to)
 	}
 	if b[0] != 0 || b[1] != 0x09 && b[1] != 0x16 { // ChannelBind request, Send indication
 		return true
@@ -57,7 +55,19 @@ func (r *relayPacing) admits(b []byte) bool {
 		return true
 	}
 	data, err := m.Get(stun.AttrData)
-	return err != nil || !isCheck(data) || r.pacer.allow(time.Now(), pair{r, to})
+	return err != nil || !isCheck(data) || r.allow(to)
+}
+
+func (r *relayPacing) allow(to netip.AddrPort) bool {
+	return r.pacer == nil || r.pacer.allow(time.Now(), pair{r, to})
+}
+
+// peer returns the address that the client asked to bind the channel to.
+func (r *relayPacing) peer(number uint16) (netip.AddrPort, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	to, ok := r.channels[number]
+	return to, ok
 }
 
 func (r *relayPacing) bound(number uint16, to netip.AddrPort) {

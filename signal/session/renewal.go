@@ -12,66 +12,87 @@ import (
 // renewal asks again for a channel when the server says that the nonce is stale (RFC 8656, section 5; RFC 8489, section 9.2.5). pion does
 // that for allocations and permissions; a channel it gives up for good then, and with it the short way of the packets.
 //
-// The second request has a transaction of its own; pion is shown the answer as that to the first.
+// The second request has a transaction of its own, and replaces the first when the client repeats that; pion is shown the answer as that to
+// the first. It does so once: the answer to the second is final.
 type renewal struct {
 	servers []proto.ICEServer // whose passwords sign
 
 	mu       sync.Mutex // guards the following
-	requests map[[stun.TransactionIDSize]byte][]byte
-	again    map[[stun.TransactionIDSize]byte][stun.TransactionIDSize]byte // second transaction to first
+	requests map[transactionID]request
+	again    map[transactionID]transactionID // second transaction to first
+}
+
+type transactionID = [stun.TransactionIDSize]byte
+
+// request is a ChannelBind request as it was sent last.
+type request struct {
+	raw     []byte
+	renewed bool
 }
 
 // maxRenewals limits the requests that are remembered; a client has few under way.
 const maxRenewals = 64
 
-// sent looks at a message of the client.
-func (r *renewal) sent(b []byte) {
-	if len(b) < 20 || b[0] != 0 || b[1] != 0x09 { // ChannelBind request
-		return
+// sent looks at a message of the client and returns what is to be sent in its place, which mostly is the message.
+func (r *renewal) sent(b []byte) []byte {
+	if len(b) < stunHeader || b[0] != 0 || b[1] != 0x09 { // ChannelBind request
+		return b
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	id := transactionID(b[8:])
+	if known, ok := r.requests[id]; ok {
+		return known.raw
+	}
 	if r.requests == nil || len(r.requests) >= maxRenewals {
-		r.requests = make(map[[stun.TransactionIDSize]byte][]byte)
-		r.again = make(map[[stun.TransactionIDSize]byte][stun.TransactionIDSize]byte)
+		r.requests = make(map[transactionID]request)
+		r.again = make(map[transactionID]transactionID)
 	}
-	id := [stun.TransactionIDSize]byte(b[8:])
-	if _, known := r.requests[id]; !known {
-		r.requests[id] = slices.Clone(b)
-	}
+	r.requests[id] = request{raw: slices.Clone(b)}
+	return b
 }
 
 // received looks at a message of the server and reports whether it is none of the client's business. It sends what is to be sent again.
 func (r *renewal) received(b []byte, send func([]byte)) bool {
-	if len(b) < 20 || b[0] != 1 || b[1] != 0x09 && b[1] != 0x19 { // ChannelBind responses
+	if len(b) < stunHeader || b[0] != 1 || b[1] != 0x09 && b[1] != 0x19 { // ChannelBind responses
 		return false
 	}
-	r.mu.Lock()
-	id := [stun.TransactionIDSize]byte(b[8:])
-	first, second := r.again[id]
-	request, known := r.requests[id]
-	delete(r.again, id)
-	r.mu.Unlock()
-	switch {
-	case second:
-		copy(b[8:], first[:])
-		return false
-	case !known:
-		return false
-	case request == nil:
-		return b[1] == 0x19 // the client has repeated the first request meanwhile
+	second, swallow := r.answered(b)
+	if second != nil {
+		send(second)
 	}
-	m, err := r.renew(request, b)
+	return swallow
+}
+
+// answered takes a response, and returns the second request if that is to be sent. It reports whether the client is not to see the response.
+func (r *renewal) answered(b []byte) (second []byte, swallow bool) {
+	id := transactionID(b[8:])
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if err != nil || m == nil {
-		delete(r.requests, id)
-		return false
+	if first, ok := r.again[id]; ok {
+		delete(r.again, id)
+		delete(r.requests, first)
+		copy(b[8:], first[:])
+		return nil, false
 	}
-	r.requests[id] = nil
+	old, ok := r.requests[id]
+	if !ok {
+		return nil, false
+	}
+	if old.renewed && b[1] == 0x19 {
+		return nil, true // about the first, which the client had repeated by then
+	}
+	delete(r.requests, id)
+	if old.renewed {
+		return nil, false
+	}
+	m, err := r.renew(old.raw, b)
+	if err != nil || m == nil {
+		return nil, false
+	}
+	r.requests[id] = request{raw: m.Raw, renewed: true}
 	r.again[m.TransactionID] = id
-	send(m.Raw)
-	return true
+	return m.Raw, true
 }
 
 // renew returns the request with the nonce of an error response, nil if that is about something else.
@@ -89,7 +110,10 @@ func (r *renewal) renew(request, response []byte) (*stun.Message, error) {
 			return nil, err
 		}
 	}
-	i := slices.IndexFunc(r.servers, func(s proto.ICEServer) bool { return s.Username == user.String() })
+	// Servers may know one user by different passwords: it is the one that signed the first request.
+	i := slices.IndexFunc(r.servers, func(s proto.ICEServer) bool {
+		return s.Username == user.String() && stun.NewLongTermIntegrity(s.Username, realm.String(), s.Password).Check(&old) == nil
+	})
 	if i < 0 {
 		return nil, nil
 	}

@@ -1,0 +1,194 @@
+package session
+
+import (
+	"bytes"
+	"net/netip"
+	"testing"
+
+	"github.com/pion/stun"
+
+	"github.com/wice-go/wice-go/proto"
+)
+
+var (
+	renewalPeer = netip.MustParseAddrPort("192.0.2.1:7")
+	bindSuccess = stun.NewType(stun.MethodChannelBind, stun.ClassSuccessResponse)
+	bindError   = stun.NewType(stun.MethodChannelBind, stun.ClassErrorResponse)
+)
+
+// scripted is a TURN server and the channel to it.
+type scripted struct {
+	t    *testing.T
+	r    renewal
+	sent []*stun.Message // by the renewal
+}
+
+func newScripted(t *testing.T) *scripted {
+	return &scripted{t: t, r: renewal{servers: []proto.ICEServer{
+		{Username: "other", Password: "secret"}, {Username: "user", Password: "of another server"}, {Username: "user", Password: "secret"},
+	}}}
+}
+
+// answer has the server answer a request, and returns what the client sees: nil if nothing.
+func (s *scripted) answer(id [stun.TransactionIDSize]byte, setters ...stun.Setter) *stun.Message {
+	s.t.Helper()
+	b := stun.MustBuild(setters...)
+	b.TransactionID = id
+	b.WriteHeader()
+	if s.r.received(b.Raw, func(m []byte) { s.sent = append(s.sent, decoded(s.t, m)) }) {
+		return nil
+	}
+	return decoded(s.t, b.Raw)
+}
+
+func (s *scripted) stale(id [stun.TransactionIDSize]byte, nonce string) *stun.Message {
+	s.t.Helper()
+	return s.answer(id, bindError, stun.CodeStaleNonce, stun.NewRealm("test"), stun.NewNonce(nonce))
+}
+
+func decoded(t *testing.T, b []byte) *stun.Message {
+	t.Helper()
+	m := &stun.Message{Raw: bytes.Clone(b)}
+	if err := m.Decode(); err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+func TestRenewal(t *testing.T) {
+	s := newScripted(t)
+	first := channelBind(t, 0x4000, renewalPeer, "old")
+	if got := s.r.sent(first.Raw); !bytes.Equal(got, first.Raw) {
+		t.Errorf("the request was changed: %x", got)
+	}
+	if s.stale(first.TransactionID, "new") != nil || len(s.sent) != 1 {
+		t.Fatalf("the client saw that the nonce was stale; sent again: %v", s.sent)
+	}
+	second := s.sent[0]
+	var nonce stun.Nonce
+	var peer stun.XORMappedAddress
+	number, _ := second.Get(stun.AttrChannelNumber)
+	if nonce.GetFrom(second) != nil || nonce.String() != "new" || peer.GetFromAs(second, stun.AttrXORPeerAddress) != nil ||
+		peer.String() != renewalPeer.String() || !bytes.Equal(number, []byte{0x40, 0, 0, 0}) || second.TransactionID == first.TransactionID {
+		t.Errorf("got %v for %v", second, first)
+	}
+	if err := stun.NewLongTermIntegrity("user", "test", "secret").Check(second); err != nil {
+		t.Errorf("the signature: %v", err)
+	}
+	if err := stun.Fingerprint.Check(second); err != nil {
+		t.Error(err)
+	}
+
+	// The client knows nothing of it and repeats the first request: with the old nonce it would be refused again, and the second may
+	// have been lost.
+	for range 3 {
+		if got := s.r.sent(first.Raw); !bytes.Equal(got, second.Raw) {
+			t.Errorf("repeated %x, want the second request", got)
+		}
+	}
+	// Those that were under way are refused.
+	if s.stale(first.TransactionID, "new") != nil || len(s.sent) != 1 {
+		t.Errorf("sent %d requests, want 1", len(s.sent))
+	}
+	if got := s.answer(second.TransactionID, bindSuccess); got == nil || got.Type != bindSuccess || got.TransactionID != first.TransactionID {
+		t.Errorf("got %v, want success of the first request", got)
+	}
+	// A second answer to the second is nobody's, which pion does not mind.
+	if got := s.answer(second.TransactionID, bindSuccess); got == nil || got.TransactionID != second.TransactionID {
+		t.Errorf("got %v", got)
+	}
+	if len(s.r.requests)+len(s.r.again) != 0 {
+		t.Errorf("left: %v, %v", s.r.requests, s.r.again)
+	}
+}
+
+// A nonce that is always stale is the client's affair after one try.
+func TestRenewalEnds(t *testing.T) {
+	s := newScripted(t)
+	first := channelBind(t, 0x4000, renewalPeer, "old")
+	s.r.sent(first.Raw)
+	s.stale(first.TransactionID, "1")
+	if got := s.stale(s.sent[0].TransactionID, "2"); got == nil || got.Type != bindError || got.TransactionID != first.TransactionID || len(s.sent) != 1 {
+		t.Errorf("got %v after %d requests", got, len(s.sent))
+	}
+}
+
+func TestRenewalLeavesAlone(t *testing.T) {
+	code := func(c stun.ErrorCode) []stun.Setter { return []stun.Setter{bindError, c, stun.NewNonce("new")} }
+	for _, c := range []struct {
+		name   string
+		server proto.ICEServer
+		answer []stun.Setter
+	}{
+		{"success", proto.ICEServer{Username: "user", Password: "secret"}, []stun.Setter{bindSuccess}},
+		{"another error", proto.ICEServer{Username: "user", Password: "secret"}, code(stun.CodeInsufficientCapacity)},
+		{"unauthorized", proto.ICEServer{Username: "user", Password: "secret"}, code(stun.CodeUnauthorized)},
+		{"no code", proto.ICEServer{Username: "user", Password: "secret"}, []stun.Setter{bindError}},
+		{"no nonce", proto.ICEServer{Username: "user", Password: "secret"}, []stun.Setter{bindError, stun.CodeStaleNonce}},
+		{"unknown user", proto.ICEServer{Username: "someone", Password: "secret"}, code(stun.CodeStaleNonce)},
+		{"another password", proto.ICEServer{Username: "user", Password: "another"}, code(stun.CodeStaleNonce)},
+	} {
+		s := newScripted(t)
+		s.r.servers = []proto.ICEServer{c.server}
+		first := channelBind(t, 0x4000, renewalPeer, "old")
+		s.r.sent(first.Raw)
+		if got := s.answer(first.TransactionID, c.answer...); got == nil || got.TransactionID != first.TransactionID || len(s.sent) != 0 {
+			t.Errorf("%s: got %v, sent %v", c.name, got, s.sent)
+		}
+		if len(s.r.requests)+len(s.r.again) != 0 {
+			t.Errorf("%s: %d requests left", c.name, len(s.r.requests))
+		}
+	}
+	// A request that is not signed has no nonce that could be stale.
+	s := newScripted(t)
+	first := channelBind(t, 0x4000, renewalPeer, "")
+	s.r.sent(first.Raw)
+	if s.stale(first.TransactionID, "new") == nil || len(s.sent) != 0 {
+		t.Errorf("sent %v", s.sent)
+	}
+	// An answer that nobody asked for.
+	if s.stale(stun.NewTransactionID(), "new") == nil || len(s.sent) != 0 {
+		t.Errorf("sent %v", s.sent)
+	}
+}
+
+func TestRenewalIsBounded(t *testing.T) {
+	s := newScripted(t)
+	for i := range 10 * maxRenewals {
+		m := channelBind(t, uint16(0x4000+i), renewalPeer, "old")
+		s.r.sent(m.Raw)
+		if i%2 == 0 {
+			s.stale(m.TransactionID, "new")
+		}
+	}
+	if len(s.r.requests) > maxRenewals || len(s.r.again) > maxRenewals {
+		t.Errorf("%d requests and %d second ones are remembered", len(s.r.requests), len(s.r.again))
+	}
+}
+
+func FuzzRenewalReceived(f *testing.F) {
+	first := channelBind(f, 0x4000, renewalPeer, "old")
+	stale := stun.MustBuild(bindError, stun.CodeStaleNonce, stun.NewRealm("test"), stun.NewNonce("new"))
+	stale.TransactionID = first.TransactionID
+	stale.WriteHeader()
+	f.Add(first.Raw, stale.Raw)
+	f.Add(first.Raw[:20], stale.Raw)
+	f.Add(first.Raw, stale.Raw[:20])
+	f.Fuzz(func(t *testing.T, request, response []byte) {
+		r := renewal{servers: []proto.ICEServer{{Username: "user", Password: "secret"}}}
+		if got := r.sent(request); !bytes.Equal(got, request) {
+			t.Errorf("%x was sent as %x", request, got)
+		}
+		sent := 0
+		swallowed := r.received(bytes.Clone(response), func(b []byte) {
+			sent++
+			m := decoded(t, b)
+			if err := stun.NewLongTermIntegrity("user", "test", "secret").Check(m); err != nil {
+				t.Errorf("%x: %v", b, err)
+			}
+		})
+		if swallowed != (sent == 1) {
+			t.Errorf("swallowed %v, sent %d", swallowed, sent)
+		}
+	})
+}
