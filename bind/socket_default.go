@@ -82,7 +82,7 @@ func (s *socket) send(bufs [][]byte, ep *Endpoint, channel uint16) (dropped int,
 			b = framed.data
 		}
 		if _, _, err := s.conn.WriteMsgUDPAddrPort(b, nil, ep.dst); err != nil {
-			if errors.Is(err, syscall.ENOBUFS) {
+			if errors.Is(err, errNoBuffers) {
 				dropped++
 				continue
 			}
@@ -118,14 +118,17 @@ func (r *receiver) receiveIPv6(bufs [][]byte, sizes []int, eps []conn.Endpoint) 
 	return r.receive(bufs, sizes, eps)
 }
 
-// receive returns with one packet for WireGuard, or when the bind is closed. Other errors, such as Windows' for the ICMP messages
-// that earlier packets have caused, are no reason to stop.
+// receive returns with one packet for WireGuard, or when the bind is closed. Other errors are no reason to stop.
 func (r *receiver) receive(bufs [][]byte, sizes []int, eps []conn.Endpoint) (int, error) {
 	for {
 		n, _, _, from, err := r.sock.conn.ReadMsgUDPAddrPort(bufs[0], nil)
 		if err != nil {
 			if errors.Is(err, net.ErrClosed) {
 				return 0, net.ErrClosed
+			}
+			if errors.Is(err, errTooLong) { // Windows; anybody can send such a datagram, so that it must not cost a delay
+				r.d.stats.dropped.Add(1)
+				continue
 			}
 			select {
 			case <-r.closed:

@@ -2,6 +2,8 @@
 
 package bind
 
+import "errors"
+
 // turnReader reads for a TURN client's socket.
 type turnReader struct {
 	buf []byte
@@ -14,10 +16,11 @@ func (r *turnReader) next(t *TURNSocket) ([]byte, error) {
 	}
 	for {
 		n, _, _, from, err := t.sock.conn.ReadMsgUDPAddrPort(r.buf, nil)
-		if err != nil {
+		cut := errors.Is(err, errTooLong) // Windows; anybody can send such a datagram, which must not end the client
+		if err != nil && !cut {
 			return nil, err
 		}
-		if !t.fromServer(sourceOf(unmapPort(from))) {
+		if cut || !t.fromServer(sourceOf(unmapPort(from))) {
 			t.relay.stats.dropped.Add(1)
 			continue
 		}
