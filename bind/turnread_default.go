@@ -15,7 +15,7 @@ func (r *turnReader) next(t *TURNSocket) ([]byte, error) {
 		r.buf = make([]byte, maxConnPacket+channelHeaderSize)
 	}
 	for {
-		n, _, _, from, err := t.sock.conn.ReadMsgUDPAddrPort(r.buf, nil)
+		n, from, err := t.sock.conn.ReadFromUDPAddrPort(r.buf)
 		cut := errors.Is(err, errTooLong) // Windows; anybody can send such a datagram, which must not end the client
 		if err != nil && !cut {
 			return nil, err
