@@ -210,7 +210,7 @@ func (b *Bind) sendUDP(bufs [][]byte, e *Endpoint) error {
 	}
 	sock := s.forAddr(e.dst.Addr())
 	if sock == nil {
-		return fmt.Errorf("send to %s: %w", e.dst, syscall.EAFNOSUPPORT)
+		return fmt.Errorf("send to %s: %w", e.dst, errFamily)
 	}
 	dropped, err := sock.send(bufs, e, 0)
 	if dropped > 0 {

@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"os"
 	"strings"
-	"syscall"
 	"testing"
 
 	"golang.zx2c4.com/wireguard/conn"
@@ -18,7 +17,7 @@ func TestPortInUse(t *testing.T) {
 	port := uint16(c.LocalAddr().(*net.UDPAddr).Port)
 	b := New(Options{})
 	_, _, err := b.Open(port)
-	if !errors.Is(err, syscall.EADDRINUSE) || !strings.Contains(err.Error(), fmt.Sprint(port)) || !strings.Contains(err.Error(), "ListenPort") {
+	if !errors.Is(err, errAddrInUse) || !strings.Contains(err.Error(), fmt.Sprint(port)) || !strings.Contains(err.Error(), "ListenPort") {
 		t.Errorf("got %v, want an error with the port and what to do", err)
 	}
 	if b.Port() != 0 {
@@ -47,13 +46,13 @@ func TestFamilyMissing(t *testing.T) {
 			defer b.Shutdown()
 			b.open = func(network string, port uint16, mark uint32) (*socket, error) {
 				if strings.Contains(missing, network) {
-					return nil, &net.OpError{Op: "listen", Err: os.NewSyscallError("socket", syscall.EAFNOSUPPORT)}
+					return nil, &net.OpError{Op: "listen", Err: os.NewSyscallError("socket", errFamily)}
 				}
 				return listen(network, port, mark)
 			}
 			fns, port, err := b.Open(0)
 			if len(missing) > 4 {
-				if !errors.Is(err, syscall.EAFNOSUPPORT) {
+				if !errors.Is(err, errFamily) {
 					t.Errorf("got %v, want EAFNOSUPPORT", err)
 				}
 				return
@@ -72,7 +71,7 @@ func TestFamilyMissing(t *testing.T) {
 			}
 			ep, _ := b.ParseEndpoint(to.String())
 			err = b.Send([][]byte{transport(32, 0)}, ep)
-			if wantErr := (missing == "udp4") == to.Addr().Is4(); wantErr != errors.Is(err, syscall.EAFNOSUPPORT) {
+			if wantErr := (missing == "udp4") == to.Addr().Is4(); wantErr != errors.Is(err, errFamily) {
 				t.Errorf("send to %s: %v", to, err)
 			}
 		})
@@ -87,7 +86,7 @@ func TestRetryOtherPort(t *testing.T) {
 	b.open = func(network string, port uint16, mark uint32) (*socket, error) {
 		if network == "udp6" && failures > 0 {
 			failures--
-			return nil, syscall.EADDRINUSE
+			return nil, []error{errAddrInUse, errReserved}[failures%2]
 		}
 		return listen(network, port, mark)
 	}
@@ -96,7 +95,7 @@ func TestRetryOtherPort(t *testing.T) {
 	}
 	b.Close()
 	failures = 1 << 20
-	if _, _, err := b.Open(0); !errors.Is(err, syscall.EADDRINUSE) {
+	if _, _, err := b.Open(0); !errors.Is(err, errAddrInUse) && !errors.Is(err, errReserved) {
 		t.Errorf("got %v, want EADDRINUSE", err)
 	}
 	if used := 1<<20 - failures; used != maxPortTries {
@@ -174,6 +173,48 @@ func TestSendEdges(t *testing.T) {
 	}
 	if ep, err := b.ParseEndpoint("[::ffff:192.0.2.1]:5"); err != nil || ep.DstToString() != "192.0.2.1:5" {
 		t.Errorf("got %v, %v: mapped addresses are to be unmapped", ep, err)
+	}
+}
+
+// TestTooLong receives datagrams that are longer than the room for them, which Windows reports as errors: they are skipped.
+func TestTooLong(t *testing.T) {
+	b := New(Options{})
+	defer b.Shutdown()
+	fns, port, err := b.Open(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stranger, server := udpConn(t, "127.0.0.1:0"), udpConn(t, "127.0.0.1:0")
+	send := func(c *net.UDPConn, to netip.AddrPort, p []byte) {
+		t.Helper()
+		if _, err := c.WriteToUDPAddrPort(p, to); err != nil {
+			t.Fatal(err)
+		}
+	}
+	long := make([]byte, 20_000)
+	to := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), port)
+	for range 3 {
+		send(stranger, to, long)
+	}
+	send(stranger, to, transport(64, 7))
+	bufs, sizes, eps := [][]byte{make([]byte, 2000)}, make([]int, 1), make([]conn.Endpoint, 1)
+	if n, err := fns[0](bufs, sizes, eps); n != 1 || err != nil || sizes[0] != 64 || number(bufs[0]) != 7 {
+		t.Errorf("got %d packets, the first of %d bytes, %v", n, sizes[0], err)
+	}
+
+	turn, err := b.ListenTURN("udp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer turn.Close()
+	if _, err := turn.WriteTo([]byte("hello"), server.LocalAddr()); err != nil {
+		t.Fatal(err)
+	}
+	at := turn.LocalAddr().(*net.UDPAddr).AddrPort()
+	send(stranger, at, long)
+	send(server, at, bindingRequest(t))
+	if n, _, err := turn.ReadFrom(bufs[0]); err != nil || n != stunHeaderSize {
+		t.Errorf("TURN client: got %d bytes, %v", n, err)
 	}
 }
 

@@ -71,10 +71,11 @@ func TestMixedTraffic(t *testing.T) {
 		copy(p[4:], cookieIndex(4)[4:8])
 		bufs = append(bufs, p, stunPacket, make([]byte, len(stunPacket)))
 	}
+	bufs = append(bufs, transport(len(stunPacket), 20)) // comes after the others have been seen
 	if err := a.Send(bufs, endpointTo(t, a, b.addr4())); err != nil {
 		t.Fatal(err)
 	}
-	for i := range 20 {
+	for i := range 21 {
 		if got := b.next(t); number(got.data) != uint32(i) || classify(got.data) != kindWireGuard {
 			t.Fatalf("got % x, want packet %d", got.data, i)
 		}

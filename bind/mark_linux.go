@@ -2,7 +2,6 @@ package bind
 
 import (
 	"fmt"
-	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -21,12 +20,4 @@ func markConn(c syscall.RawConn, mark uint32) (err error) {
 		return cerr
 	}
 	return err
-}
-
-// enlargeConn gives a UDP socket big buffers.
-func enlargeConn(network string, c syscall.RawConn) error {
-	if !strings.HasPrefix(network, "udp") {
-		return nil
-	}
-	return c.Control(func(fd uintptr) { setBuffers(int(fd)) })
 }

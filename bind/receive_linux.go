@@ -1,3 +1,5 @@
+//go:build !wice_portable
+
 package bind
 
 import (

@@ -46,7 +46,7 @@ func listenBoth(listen listenFunc, port uint16, mark uint32) (*sockets, error) {
 		if err == nil {
 			return s, nil
 		}
-		if !errors.Is(err, syscall.EADDRINUSE) {
+		if !errors.Is(err, errAddrInUse) && !errors.Is(err, errReserved) {
 			return nil, err
 		}
 		if port != 0 {
@@ -82,7 +82,7 @@ func listenOnce(listen listenFunc, port uint16, mark uint32) (*sockets, error) {
 
 // familyMissing reports whether the error means that the host has no addresses of that family.
 func familyMissing(err error) bool {
-	return errors.Is(err, syscall.EAFNOSUPPORT) || errors.Is(err, syscall.EPROTONOSUPPORT) || errors.Is(err, syscall.EADDRNOTAVAIL)
+	return errors.Is(err, errFamily) || errors.Is(err, errProtocol) || errors.Is(err, errAddrNotAvail)
 }
 
 // close closes both sockets and unblocks whoever receives.

@@ -1,4 +1,4 @@
-//go:build !linux
+//go:build !linux || wice_portable
 
 package bind
 
@@ -17,7 +17,7 @@ import (
 const batchSize = 1
 
 // socket is the UDP socket of one address family, with the means that every system has: one packet per system call, and the source
-// address is the kernel's choice.
+// address is the kernel's choice. On Linux the tag wice_portable puts it in the place of the other, for tests and benchmarks.
 type socket struct {
 	conn *net.UDPConn
 	raw  syscall.RawConn
@@ -58,11 +58,17 @@ func controlListener(_ string, c syscall.RawConn, mark uint32) error {
 	return markConn(c, mark)
 }
 
-// enlarge asks for big buffers. A refusal costs packets in bursts alone.
+// enlarge asks for big buffers, and for smaller ones where that is more than the system grants (FreeBSD: 1.8 MB). A refusal costs
+// packets in bursts alone.
 func enlarge(c *net.UDPConn) {
-	_ = c.SetReadBuffer(socketBuffer)
-	_ = c.SetWriteBuffer(socketBuffer)
+	for _, set := range []func(bytes int) error{c.SetReadBuffer, c.SetWriteBuffer} {
+		for size := socketBuffer; size >= minSocketBuffer && set(size) != nil; size /= 2 {
+		}
+	}
 }
+
+// minSocketBuffer is above what systems give unasked.
+const minSocketBuffer = 256 << 10
 
 // enlargeConn leaves foreign sockets as they are: there is no portable way through a RawConn.
 func enlargeConn(string, syscall.RawConn) error { return nil }
@@ -81,8 +87,8 @@ func (s *socket) send(bufs [][]byte, ep *Endpoint, channel uint16) (dropped int,
 			framed.data = appendChannelData(framed.data[:0], channel, b)
 			b = framed.data
 		}
-		if _, _, err := s.conn.WriteMsgUDPAddrPort(b, nil, ep.dst); err != nil {
-			if errors.Is(err, syscall.ENOBUFS) {
+		if _, err := s.conn.WriteToUDPAddrPort(b, ep.dst); err != nil {
+			if errors.Is(err, errNoBuffers) {
 				dropped++
 				continue
 			}
@@ -118,14 +124,17 @@ func (r *receiver) receiveIPv6(bufs [][]byte, sizes []int, eps []conn.Endpoint) 
 	return r.receive(bufs, sizes, eps)
 }
 
-// receive returns with one packet for WireGuard, or when the bind is closed. Other errors, such as Windows' for the ICMP messages
-// that earlier packets have caused, are no reason to stop.
+// receive returns with one packet for WireGuard, or when the bind is closed. Other errors are no reason to stop.
 func (r *receiver) receive(bufs [][]byte, sizes []int, eps []conn.Endpoint) (int, error) {
 	for {
-		n, _, _, from, err := r.sock.conn.ReadMsgUDPAddrPort(bufs[0], nil)
+		n, from, err := r.sock.conn.ReadFromUDPAddrPort(bufs[0])
 		if err != nil {
 			if errors.Is(err, net.ErrClosed) {
 				return 0, net.ErrClosed
+			}
+			if errors.Is(err, errTooLong) { // Windows; anybody can send such a datagram, so that it must not cost a delay
+				r.d.stats.dropped.Add(1)
+				continue
 			}
 			select {
 			case <-r.closed:

@@ -1,8 +1,11 @@
+//go:build !wice_portable
+
 package bind
 
 import (
 	"fmt"
 	"net"
+	"strings"
 	"sync/atomic"
 	"syscall"
 
@@ -106,4 +109,12 @@ func setBuffers(fd int) {
 	for _, opt := range []int{unix.SO_RCVBUF, unix.SO_SNDBUF, unix.SO_RCVBUFFORCE, unix.SO_SNDBUFFORCE} {
 		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, opt, socketBuffer)
 	}
+}
+
+// enlargeConn gives a UDP socket big buffers.
+func enlargeConn(network string, c syscall.RawConn) error {
+	if !strings.HasPrefix(network, "udp") {
+		return nil
+	}
+	return c.Control(func(fd uintptr) { setBuffers(int(fd)) })
 }

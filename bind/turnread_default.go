@@ -1,4 +1,4 @@
-//go:build !linux
+//go:build !linux || wice_portable
 
 package bind
 
@@ -21,17 +21,18 @@ func (r *turnReader) next(t *TURNSocket) ([]byte, error) {
 		r.buf = make([]byte, maxConnPacket+channelHeaderSize)
 	}
 	for {
-		n, _, _, from, err := t.sock.conn.ReadMsgUDPAddrPort(r.buf, nil)
+		n, from, err := t.sock.conn.ReadFromUDPAddrPort(r.buf)
 		switch {
 		case errors.Is(err, net.ErrClosed) || errors.Is(err, os.ErrDeadlineExceeded):
 			return nil, err
+		case errors.Is(err, errTooLong): // Windows; anybody can send such a datagram
+			t.relay.stats.dropped.Add(1)
+			continue
 		case err != nil:
-			// Windows has one for datagrams that are too long, and for the ICMP messages that earlier ones have caused. It would
-			// end the client.
+			// Windows has one for the ICMP messages that earlier datagrams have caused. It would end the client.
 			time.Sleep(receiveDelay)
 			continue
-		}
-		if !t.fromServer(sourceOf(unmapPort(from))) {
+		case !t.fromServer(sourceOf(unmapPort(from))):
 			t.relay.stats.dropped.Add(1)
 			continue
 		}
