@@ -41,19 +41,19 @@ func TestChannels(t *testing.T) {
 		var c channels
 		a, b := netip.MustParseAddrPort("192.0.2.1:1"), netip.MustParseAddrPort("[2001:db8::1]:1")
 		bindChannel(t, &c, a, 0x4000)
-		time.Sleep(5 * time.Minute)
+		<-time.After(5 * time.Minute)
 		bindChannel(t, &c, b, 0x4001)
 		for _, n := range []uint16{0x4000, 0x4001} {
 			if !c.has(n) {
 				t.Errorf("no channel %#x", n)
 			}
 		}
-		time.Sleep(5*time.Minute - 10*time.Second)
+		<-time.After(5*time.Minute - 10*time.Second)
 		if c.number(a) != 0 || c.number(b) != 0x4001 {
 			t.Errorf("after 10 minutes: got %#x and %#x", c.number(a), c.number(b))
 		}
 		bindChannel(t, &c, b, 0x4001) // renewed
-		time.Sleep(9 * time.Minute)
+		<-time.After(9 * time.Minute)
 		if c.number(b) != 0x4001 {
 			t.Error("renewing does not prolong")
 		}
@@ -64,9 +64,9 @@ func TestChannels(t *testing.T) {
 		// The time counts from the request, which may have been repeated.
 		id := stun.NewTransactionID()
 		c.sent(channelBind(t, id, a, 0x4002))
-		time.Sleep(30 * time.Second)
+		<-time.After(30 * time.Second)
 		c.received(channelBound(id, true))
-		time.Sleep(channelLifetime - 29*time.Second)
+		<-time.After(channelLifetime - 29*time.Second)
 		if c.number(a) != 0 {
 			t.Error("the time counts from the answer")
 		}
@@ -122,9 +122,9 @@ func TestChannelsAreBounded(t *testing.T) {
 			t.Errorf("%d channels with %d numbers, want %d", len(m.byPeer), len(m.numbers), maxChannels)
 		}
 		// Those that there are can be renewed, and make room once they have expired.
-		time.Sleep(5 * time.Minute)
+		<-time.After(5 * time.Minute)
 		bindChannel(t, &c, nthAddr(0), minChannel)
-		time.Sleep(6 * time.Minute)
+		<-time.After(6 * time.Minute)
 		if c.number(nthAddr(0)) != minChannel {
 			t.Error("a channel was not renewed")
 		}
