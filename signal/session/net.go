@@ -2,6 +2,7 @@ package session
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"io"
 	"net"
@@ -33,6 +34,7 @@ type agentNet struct {
 	pacer    *pacer        // of checks through relays
 
 	servers []proto.ICEServer       // to tell which are asked over TLS
+	roots   *x509.CertPool          // of TURN servers over TLS; nil: the system's
 	stream  func(net.Conn) net.Conn // wraps connections to TURN servers; nil: they stay as they are
 
 	mu       sync.Mutex // guards the following

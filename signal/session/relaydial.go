@@ -30,7 +30,7 @@ func (d relayDialer) Dial(network, address string) (net.Conn, error) {
 	}
 	c := net.Conn(tcp)
 	if name, ok := d.overTLS(address); ok {
-		secure := tls.Client(tcp, &tls.Config{ServerName: name})
+		secure := tls.Client(tcp, &tls.Config{ServerName: name, RootCAs: d.roots})
 		ctx, cancel := context.WithTimeout(d.ctx, dialTimeout)
 		defer cancel()
 		if err := secure.HandshakeContext(ctx); err != nil {
