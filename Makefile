@@ -19,6 +19,8 @@ LDFLAGS := -s -w $(if $(VERSION),-X main.version=$(VERSION))
 BUILD := CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)'
 
 PLATFORMS := linux/arm64 darwin/arm64 darwin/amd64 windows/amd64 freebsd/amd64
+# Puts the socket of the other systems in the place of that of Linux.
+PORTABLE := wice_portable
 LINT := $(GO) tool -modfile=.tools/lint/go.mod golangci-lint
 
 # What the tests in namespaces run, and the C compiler of the race detector.
@@ -56,6 +58,8 @@ test: deps ## every test under the race detector; as root with those in namespac
 		grep -rlE 'natlab\.(New|Need)\(|\bNeed\(t\)|Skipf?\(.*root' --include='*_test.go' . | xargs -r -n1 dirname | sort -u | sed 's/^/  /'; \
 	fi
 	$(GO) test -count=1 -run NoAllocations ./bind # the race detector allocates, so not below
+	$(GO) test -count=1 -run NoAllocations -tags $(PORTABLE) ./bind
+	$(GO) test -race -shuffle=on -timeout $(TEST_TIMEOUT) -tags $(PORTABLE) ./bind
 	$(GO) test -race -shuffle=on -timeout $(TEST_TIMEOUT) -p 2 ./...
 
 race: ## the tests of the packages under the race detector, without those of whole programs
@@ -71,9 +75,10 @@ fuzz: ## run each fuzz target for FUZZTIME (default 10s)
 		$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$package"; \
 	done
 
-bench: ## benchmarks, the bind beside the stock one; BENCH= chooses, BENCHTIME= is for each; then bench-tunnels, unless BENCH= is given
+bench: ## benchmarks, the bind beside the stock one, also with the portable socket; BENCH= chooses, BENCHTIME= is for each; then bench-tunnels, unless BENCH= is given
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchtime $(BENCHTIME) -benchmem -timeout $(TEST_TIMEOUT) \
 		$$(grep -rl '^func Benchmark' --include='*_test.go' . | xargs -n1 dirname | sort -u)
+	$(GO) test -run '^$$' -bench '$(BENCH)' -benchtime $(BENCHTIME) -benchmem -timeout $(TEST_TIMEOUT) -tags $(PORTABLE) ./bind
 	@if [ '$(BENCH)' = . ]; then $(MAKE) --no-print-directory bench-tunnels TABLES=docs/benchmarks.md; fi
 
 bench-tunnels: deps ## as root: whole tunnels beside plain wireguard-go; ROUNDS= SECONDS= VARIANTS= MEASURES=, and TABLES= is a document to write into
@@ -98,6 +103,7 @@ format-check: ## is every file as gofmt writes it?
 
 vet: ## go vet
 	$(GO) vet ./...
+	$(GO) vet -tags $(PORTABLE) ./bind
 
 generate-check: ## is the generated code what the sources give?
 	@sums() { find proto -name '*.pb.go' -exec sha256sum {} + | sort -k2; }; \

@@ -86,6 +86,9 @@ func BenchmarkSendDirect(b *testing.B) {
 
 func BenchmarkReceiveBatch(b *testing.B) {
 	for _, coalesced := range []bool{true, false} {
+		if coalesced && !joins {
+			continue
+		}
 		eachBind(b, fmt.Sprintf("gso=%t/", coalesced), func(b *testing.B, bind conn.Bind, family, size, batch int) {
 			benchReceive(b, bind, family, coalesced, size, batch)
 		})

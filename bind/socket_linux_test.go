@@ -20,6 +20,9 @@ import (
 // knowsLocal says that the system tells at which address a packet arrived.
 const knowsLocal = true
 
+// joins says that the socket sends packets that the system joins.
+const joins = true
+
 func disableGSO(s *socket) { s.gso.Store(false) }
 
 // TestStickySourceOfJoinedPackets: wireguard-go's own bind loses the control message when it cuts joined packets, so that it never
