@@ -123,11 +123,11 @@ func New(opts Options) (*Device, error) {
 	d.bind = bind.New(bind.Options{
 		Logger:           d.log,
 		Exclude:          d.isOverlay,
-		ExcludeInterface: func(name string) bool { return name == opts.Name },
+		ExcludeInterface: d.isTunnel,
 		IncludeLoopback:  opts.IncludeLoopback,
 	})
 	d.clamp = clamp.New(opts.Tun)
-	d.net = &underlay{bind: d.bind}
+	d.net = &underlay{bind: d.bind, exclude: d.isTunnel}
 	d.named = namedEndpoints(opts.Config)
 	d.wg = wgdevice.NewDevice(d.clamp, d.bind, wireguardLogger(d.log))
 	var err error

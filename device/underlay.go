@@ -6,6 +6,7 @@ import (
 	"hash/maphash"
 	"net"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/pion/transport/v2"
@@ -28,18 +29,20 @@ const (
 // them, so that a full tunnel does not swallow its own packets.
 type underlay struct {
 	stdnet.Net
-	bind *bind.Bind
+	bind    *bind.Bind
+	exclude func(iface string) bool
 }
 
 var _ transport.Net = (*underlay)(nil)
 
-// Interfaces implements [transport.Net], with the interfaces of now.
+// Interfaces implements [transport.Net], with the interfaces of now that are not WireGuard's: their addresses become candidates over TCP.
 func (u *underlay) Interfaces() ([]*transport.Interface, error) {
 	var now stdnet.Net
 	if err := now.UpdateInterfaces(); err != nil {
 		return nil, err
 	}
-	return now.Interfaces()
+	all, err := now.Interfaces()
+	return slices.DeleteFunc(all, func(i *transport.Interface) bool { return u.exclude(i.Name) }), err
 }
 
 // ListenPacket implements [transport.Net]: it opens the socket of a TURN client.

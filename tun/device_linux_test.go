@@ -201,6 +201,18 @@ func TestDeviceDeleted(t *testing.T) {
 	}
 }
 
+// datagram is a UDP packet of one byte from 10.1.0.2 to a port of 10.1.0.1.
+func datagram(port int) []byte {
+	b := []byte{0x45, 0, 0, 29, 0, 0, 0x40, 0, 64, 17, 0, 0, 10, 1, 0, 2, 10, 1, 0, 1, 0, 9, byte(port >> 8), byte(port), 0, 9, 0, 0, 'x'}
+	var sum uint32
+	for i := 0; i < 20; i += 2 {
+		sum += uint32(b[i])<<8 | uint32(b[i+1])
+	}
+	sum = sum>>16 + sum&0xffff
+	b[10], b[11] = byte(^sum>>8), byte(^sum)
+	return b
+}
+
 // What the kernel refuses is an error of its own packet alone.
 func TestDeviceRefusesOnePacket(t *testing.T) {
 	newNamespace(t)
@@ -212,15 +224,7 @@ func TestDeviceRefusesOnePacket(t *testing.T) {
 	}
 	defer in.Close()
 	port := in.LocalAddr().(*net.UDPAddr).Port
-	good := make([]byte, mirrorOffset+29)
-	b := good[mirrorOffset:]
-	copy(b, []byte{0x45, 0, 0, 29, 0, 0, 0x40, 0, 64, 17, 0, 0, 10, 1, 0, 2, 10, 1, 0, 1, 0, 9, byte(port >> 8), byte(port), 0, 9, 0, 0, 'x'})
-	var sum uint32
-	for i := 0; i < 20; i += 2 {
-		sum += uint32(b[i])<<8 | uint32(b[i+1])
-	}
-	sum = sum>>16 + sum&0xffff
-	b[10], b[11] = byte(^sum>>8), byte(^sum)
+	good := append(make([]byte, mirrorOffset), datagram(port)...)
 	bad := append(make([]byte, mirrorOffset), 0x00)
 	if _, err := dev.Write([][]byte{bad, good}, mirrorOffset); !errors.Is(err, syscall.EINVAL) {
 		t.Errorf("got %v, want EINVAL", err)

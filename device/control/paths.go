@@ -197,6 +197,19 @@ func sockets(dirs []socketDir) (list []Socket, err error) {
 	return list, errors.Join(errs...)
 }
 
+// HasSocket reports whether a WireGuard of this process's directories or of root's has a socket for the interface, whether or not
+// someone answers on it.
+func (p Paths) HasSocket(iface string) bool {
+	root := p
+	root.Root, root.Override, root.Getenv = true, "", func(string) string { return "" }
+	for _, d := range slices.Concat(p.uapiDirs(), p.controlDirs(), root.uapiDirs(), root.controlDirs()) {
+		if _, err := os.Lstat(d.path(iface)); err == nil {
+			return true
+		}
+	}
+	return false
+}
+
 // FindUAPI returns where the UAPI socket of the interface is: this user's own path if it exists or no other does, else root's.
 func (p Paths) FindUAPI(iface string) string { return find(p.uapiDirs(), iface) }
 

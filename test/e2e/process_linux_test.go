@@ -106,13 +106,13 @@ func (n *node) kill() {
 // explain logs what is known of a node.
 func (n *node) explain() {
 	if len(n.daemons()) > 0 {
-		if cmd := n.host.Command(context.Background(), "timeout", "5", wiceGo(), "status", iface, "--json"); cmd != nil {
+		if cmd := n.host.Command(context.Background(), "timeout", "5", wiceGo(), "status", n.iface, "--json"); cmd != nil {
 			cmd.Env = n.environment()
 			out, err := cmd.CombinedOutput()
 			n.w.t.Logf("%s: status: %v\n%s", n.name, err, out)
 		}
 	}
-	path, err := n.host.Path("/run/log/" + iface + ".log")
+	path, err := n.host.Path("/run/log/" + n.iface + ".log")
 	if err != nil {
 		return
 	}

@@ -17,7 +17,7 @@ type (
 // status asks for the state of the node's interface, and ends the test unless it follows the schema.
 func (n *node) status() status {
 	n.w.t.Helper()
-	r := n.must("status", iface, "--json")
+	r := n.must("status", n.iface, "--json")
 	s, err := program.DecodeStatus(r.stdout)
 	if err != nil {
 		n.w.t.Fatalf("%s: status --json: %v\n%s", n.name, err, r.stdout)

@@ -86,13 +86,14 @@ func (w *world) end() {
 
 // node is one wice-go, on a host of its own.
 type node struct {
-	w    *world
-	host *natlab.Host
-	name string
-	key  key.Private
-	addr netip.Addr // inside the tunnel
-	file string     // the configuration
-	env  []string   // more of it
+	w     *world
+	host  *natlab.Host
+	name  string
+	iface string
+	key   key.Private
+	addr  netip.Addr // inside the tunnel
+	file  string     // the configuration
+	env   []string   // more of it
 
 	lines []string // more of [Interface]
 	peers []peer
@@ -109,15 +110,29 @@ type peer struct {
 // node puts a wice-go on a host, with more lines of [Interface].
 func (w *world) node(h *natlab.Host, lines ...string) *node {
 	w.t.Helper()
-	n := &node{w: w, host: h, name: h.Name, key: key.NewPrivate(), lines: lines}
+	n := &node{w: w, host: h, name: h.Name, iface: iface, key: key.NewPrivate(), lines: lines}
 	n.addr = netip.AddrFrom4([4]byte{10, 99, 0, byte(len(w.nodes) + 1)})
+	w.add(n)
+	return n
+}
+
+// second puts another interface on the host of a node, with a network of its own inside.
+func (w *world) second(first *node, lines ...string) *node {
+	w.t.Helper()
+	n := &node{w: w, host: first.host, name: first.name + "-second", iface: "wg1", key: key.NewPrivate(), lines: lines}
+	n.addr = netip.AddrFrom4([4]byte{10, 98, 0, byte(len(w.nodes) + 1)})
+	w.add(n)
+	return n
+}
+
+func (w *world) add(n *node) {
+	w.t.Helper()
 	dir := filepath.Join(w.dir, n.name)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		w.t.Fatal(err)
 	}
-	n.file = filepath.Join(dir, iface+".conf")
+	n.file = filepath.Join(dir, n.iface+".conf")
 	w.nodes = append(w.nodes, n)
-	return n
 }
 
 // join makes the nodes peers of each other.
@@ -224,7 +239,7 @@ func (n *node) up(flags ...string) result {
 
 func (n *node) down() {
 	n.w.t.Helper()
-	n.must("down", iface)
+	n.must("down", n.iface)
 }
 
 // until polls until done, and ends the test with what is last known when the time is over.
