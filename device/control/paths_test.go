@@ -110,3 +110,30 @@ func TestFindConfig(t *testing.T) {
 		t.Errorf("got %s, %v", got, err)
 	}
 }
+
+// Sockets of this user and of root count, whatever directory the environment names.
+func TestHasSocket(t *testing.T) {
+	if filepath.Separator != '/' {
+		t.Skip("sockets are no files here")
+	}
+	own, system := t.TempDir(), t.TempDir()
+	for _, path := range []string{own + "/wice-go/wg1.sock", own + "/wireguard/wg2.sock", system + "/wireguard/wg3.sock", system + "/wice-go/wg4.sock", system + "/other/tun0.sock"} {
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, p := range []Paths{
+		{GOOS: "linux", UID: 1000, Getenv: env("XDG_RUNTIME_DIR", own), SystemDir: system},
+		{GOOS: "linux", UID: 1000, Getenv: env("WICE_RUNTIME_DIR", own), SystemDir: system},
+		{GOOS: "linux", Root: true, Getenv: env("WICE_RUNTIME_DIR", own), SystemDir: system},
+	} {
+		for name, want := range map[string]bool{"wg1": true, "wg2": true, "wg3": true, "wg4": true, "tun0": false, "eth0": false} {
+			if got := p.HasSocket(name); got != want {
+				t.Errorf("%+v: %s: got %t, want %t", p, name, got, want)
+			}
+		}
+	}
+}
