@@ -597,7 +597,7 @@ func BenchmarkSendRelay(b *testing.B) {
 }
 
 // BenchmarkReceiveRelay has a clock of its own, as benchReceive has. A message for the client behind each burst makes the client's goroutine
-// needless, which would read while the burst is sent.
+// needless, which would read while the burst is sent. Its address is what is allocated.
 func BenchmarkReceiveRelay(b *testing.B) {
 	for _, f := range benchFamilies {
 		for _, batch := range benchBatches {
