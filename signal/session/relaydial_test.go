@@ -59,6 +59,7 @@ type turnServers struct {
 	udp                       net.PacketConn
 	overUDP, overTCP, overTLS proto.ICEServer
 	roots                     *x509.CertPool
+	script                    scriptedConn // of udp
 }
 
 func newTURNServers(t *testing.T) *turnServers {
@@ -70,6 +71,7 @@ func newTURNServers(t *testing.T) *turnServers {
 	if s.udp, err = net.ListenPacket("udp4", "127.0.0.1:0"); err != nil {
 		t.Fatal(err)
 	}
+	s.script.PacketConn = s.udp
 	tcp, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -87,7 +89,7 @@ func newTURNServers(t *testing.T) *turnServers {
 		AuthHandler: func(user, realm string, _ net.Addr) ([]byte, bool) {
 			return turn.GenerateAuthKey(user, realm, "secret"), true
 		},
-		PacketConnConfigs: []turn.PacketConnConfig{{PacketConn: s.udp, RelayAddressGenerator: relay}},
+		PacketConnConfigs: []turn.PacketConnConfig{{PacketConn: &s.script, RelayAddressGenerator: relay}},
 		ListenerConfigs:   []turn.ListenerConfig{{Listener: tcp, RelayAddressGenerator: relay}, {Listener: secure, RelayAddressGenerator: relay}},
 	})
 	if err != nil {
@@ -410,7 +412,7 @@ func TestRelayStream(t *testing.T) {
 	wrong.Password = "wrong"
 	streams = make(chan *wholeConn, 100)
 	a = newSide(t, newWire(0), ka, kb, streamOptions(wrong, streams))
-	b = newSide(t, a.wire, kb, ka, streamOptions(wrong, streams))
+	newSide(t, a.wire, kb, ka, streamOptions(wrong, streams))
 	a.s.Start()
 	(<-streams).awaitClose(t) // while the agent lives
 }

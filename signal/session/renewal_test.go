@@ -2,8 +2,11 @@ package session
 
 import (
 	"bytes"
+	"net"
 	"net/netip"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/pion/stun"
 
@@ -191,4 +194,99 @@ func FuzzRenewalReceived(f *testing.F) {
 			t.Errorf("swallowed %v, sent %d", swallowed, sent)
 		}
 	})
+}
+
+// scriptedConn is the socket of a TURN server that treats ChannelBind requests by a script: 's' calls the nonce stale, 'l' loses the
+// request. What comes after the script is the server's.
+type scriptedConn struct {
+	net.PacketConn
+
+	mu     sync.Mutex // guards the following
+	script string
+	binds  int // requests
+	data   int // ChannelData
+}
+
+func (c *scriptedConn) ReadFrom(b []byte) (int, net.Addr, error) {
+	for {
+		n, from, err := c.PacketConn.ReadFrom(b)
+		if err != nil || n < stunHeader || !c.refuses(b[:n], from) {
+			return n, from, err
+		}
+	}
+}
+
+func (c *scriptedConn) refuses(b []byte, from net.Addr) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if b[0] == 0x40 {
+		c.data++
+	}
+	if b[0] != 0 || b[1] != 9 {
+		return false
+	}
+	c.binds++
+	if c.script == "" {
+		return false
+	}
+	what := c.script[0]
+	c.script = c.script[1:]
+	if what == 's' {
+		m := &stun.Message{Raw: bytes.Clone(b)}
+		var nonce stun.Nonce
+		if m.Decode() == nil && nonce.GetFrom(m) == nil { // which the server will take
+			r := stun.MustBuild(bindError, stun.CodeStaleNonce, stun.NewRealm("test"), nonce)
+			r.TransactionID = m.TransactionID
+			r.WriteHeader()
+			_, _ = c.PacketConn.WriteTo(r.Raw, from)
+		}
+	}
+	return true
+}
+
+// TestRenewalOfChannel: the client gets its channel though the nonce was stale, and though the second request was lost.
+func TestRenewalOfChannel(t *testing.T) {
+	for _, c := range []struct {
+		script string
+		binds  int
+		bound  bool
+	}{{"", 1, true}, {"s", 2, true}, {"sl", 3, true}, {"lsl", 4, true}, {"ss", 2, false}} {
+		t.Run(c.script, func(t *testing.T) {
+			s := newTURNServers(t)
+			s.script.mu.Lock()
+			s.script.script = c.script
+			s.script.mu.Unlock()
+			pc, err := s.net(t.Context()).ListenPacket("udp4", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			relay := allocate(t, pc, s.overUDP)
+			peer, err := net.ListenPacket("udp4", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer peer.Close()
+			peer.SetReadDeadline(time.Now().Add(10 * time.Second))
+			tick := time.NewTicker(20 * time.Millisecond)
+			defer tick.Stop()
+			for i := 0; ; i++ {
+				if _, err := relay.WriteTo([]byte("data for the peer"), peer.LocalAddr()); err != nil {
+					t.Fatal(err)
+				}
+				if _, _, err := peer.ReadFrom(make([]byte, 100)); err != nil {
+					t.Fatal(err)
+				}
+				s.script.mu.Lock()
+				binds, bound := s.script.binds, s.script.data > 0
+				s.script.mu.Unlock()
+				if bound || i == 500 || !c.bound && binds == c.binds && i > 50 {
+					if binds != c.binds || bound != c.bound {
+						t.Errorf("after %d requests bound: %v; want %d, %v", binds, bound, c.binds, c.bound)
+					}
+					return
+				}
+				<-tick.C
+			}
+		})
+	}
 }
