@@ -18,7 +18,7 @@ type turnReader struct {
 // next waits for a message that is the client's. It is valid until the next call. On the way it hands on WireGuard's packets.
 func (r *turnReader) next(t *TURNSocket) ([]byte, error) {
 	if r.buf == nil {
-		r.buf = make([]byte, maxConnPacket+channelHeaderSize)
+		r.buf = make([]byte, 1<<16)
 	}
 	for {
 		n, from, err := t.sock.conn.ReadFromUDPAddrPort(r.buf)
@@ -31,6 +31,8 @@ func (r *turnReader) next(t *TURNSocket) ([]byte, error) {
 		case err != nil:
 			// Windows has one for the ICMP messages that earlier datagrams have caused. It would end the client.
 			time.Sleep(receiveDelay)
+			continue
+		case n == 0:
 			continue
 		case !t.fromServer(sourceOf(unmapPort(from))):
 			t.relay.stats.dropped.Add(1)
