@@ -196,13 +196,14 @@ func FuzzRenewalReceived(f *testing.F) {
 	})
 }
 
-// scriptedConn is the socket of a TURN server that treats ChannelBind requests by a script: 's' calls the nonce stale, 'l' loses the
-// request. What comes after the script is the server's.
+// scriptedConn is the socket of a TURN server that treats ChannelBind requests by a script: 's' calls the nonce stale, also when the
+// request is repeated, 'l' loses the request. What comes after the script is the server's.
 type scriptedConn struct {
 	net.PacketConn
 
 	mu     sync.Mutex // guards the following
 	script string
+	stale  map[transactionID]bool
 	binds  int // requests
 	data   int // ChannelData
 }
@@ -226,12 +227,16 @@ func (c *scriptedConn) refuses(b []byte, from net.Addr) bool {
 		return false
 	}
 	c.binds++
-	if c.script == "" {
+	id := transactionID(b[8:])
+	switch {
+	case c.stale[id]:
+	case c.script == "":
 		return false
+	default:
+		c.stale[id] = c.script[0] == 's'
+		c.script = c.script[1:]
 	}
-	what := c.script[0]
-	c.script = c.script[1:]
-	if what == 's' {
+	if c.stale[id] {
 		m := &stun.Message{Raw: bytes.Clone(b)}
 		var nonce stun.Nonce
 		if m.Decode() == nil && nonce.GetFrom(m) == nil { // which the server will take
@@ -254,7 +259,7 @@ func TestRenewalOfChannel(t *testing.T) {
 		t.Run(c.script, func(t *testing.T) {
 			s := newTURNServers(t)
 			s.script.mu.Lock()
-			s.script.script = c.script
+			s.script.script, s.script.stale = c.script, make(map[transactionID]bool)
 			s.script.mu.Unlock()
 			pc, err := s.net(t.Context()).ListenPacket("udp4", "127.0.0.1:0")
 			if err != nil {
