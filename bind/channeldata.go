@@ -145,12 +145,24 @@ func (c *channels) received(b []byte) {
 		maps.Copy(now.byPeer, old.byPeer)
 	}
 	maps.DeleteFunc(now.byPeer, func(_ netip.AddrPort, ch channel) bool { return time.Now().After(ch.expires) })
-	delete(now.byPeer, r.peer)
-	if b[1] == 0x09 && r.number >= minChannel && r.number <= maxChannel && len(now.byPeer) < maxChannels {
+	refused := b[1] == 0x19
+	// A stale nonce says nothing about the channel. And a peer can't have two (RFC 8656, section 12.1): of a client that gave its own up and
+	// asks for one of another number, the first lives on until it expires.
+	if !refused || now.byPeer[r.peer].number == r.number && !staleNonce(b) {
+		delete(now.byPeer, r.peer)
+	}
+	if !refused && r.number >= minChannel && r.number <= maxChannel && len(now.byPeer) < maxChannels {
 		now.byPeer[r.peer] = channel{r.number, r.sent.Add(channelLifetime)}
 	}
 	for _, ch := range now.byPeer {
 		now.numbers[ch.number] = struct{}{}
 	}
 	c.bound.Store(now)
+}
+
+// staleNonce reports whether an error response asks for nothing but the same again with another nonce.
+func staleNonce(b []byte) bool {
+	m := stun.Message{Raw: b}
+	var code stun.ErrorCodeAttribute
+	return m.Decode() == nil && code.GetFrom(&m) == nil && code.Code == stun.CodeStaleNonce
 }

@@ -185,3 +185,30 @@ func FuzzChannels(f *testing.F) {
 		}
 	})
 }
+
+// Refusals that say nothing about the channel that is there: the short way goes on.
+func TestChannelsRefusals(t *testing.T) {
+	refuse := func(id txID, code stun.ErrorCode) []byte {
+		return stun.MustBuild(stun.NewTransactionIDSetter(id), stun.NewType(stun.MethodChannelBind, stun.ClassErrorResponse), code).Raw
+	}
+	peer := netip.MustParseAddrPort("192.0.2.1:1")
+	for i, c := range []struct {
+		name   string
+		number uint16
+		code   stun.ErrorCode
+		want   uint16
+	}{
+		{"a stale nonce", 0x4000, stun.CodeStaleNonce, 0x4000},
+		{"another number, beside the one there is", 0x4001, stun.CodeBadRequest, 0x4000},
+		{"the channel", 0x4000, stun.CodeAllocMismatch, 0},
+	} {
+		var ch channels
+		bindChannel(t, &ch, peer, 0x4000)
+		id := txID{1, byte(i)}
+		ch.sent(channelBind(t, id, peer, c.number))
+		ch.received(refuse(id, c.code))
+		if got := ch.number(peer); got != c.want {
+			t.Errorf("%s: got channel %#x, want %#x", c.name, got, c.want)
+		}
+	}
+}

@@ -123,6 +123,14 @@ func (r *renewal) renew(request, response []byte) (*stun.Message, error) {
 	}
 	for _, a := range old.Attributes {
 		switch a.Type {
+		case stun.AttrXORPeerAddress: // an address of IPv6 is encoded with the transaction (RFC 8489, section 14.2)
+			var peer stun.XORMappedAddress
+			if err := peer.GetFromAs(&old, a.Type); err != nil {
+				return nil, err
+			}
+			if err := peer.AddToAs(m, a.Type); err != nil {
+				return nil, err
+			}
 		case stun.AttrNonce, stun.AttrMessageIntegrity, stun.AttrFingerprint:
 		default:
 			m.Add(a.Type, a.Value)

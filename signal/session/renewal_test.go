@@ -105,6 +105,21 @@ func TestRenewal(t *testing.T) {
 	}
 }
 
+// An address of IPv6 is encoded with the transaction (RFC 8489, section 14.2), of which the second request has another.
+func TestRenewalIPv6(t *testing.T) {
+	s := newScripted(t)
+	peer := netip.MustParseAddrPort("[2001:db8::7]:7")
+	first := channelBind(t, 0x4000, peer, "old")
+	s.r.sent(first.Raw)
+	if s.stale(first.TransactionID, "new") != nil || len(s.sent) != 1 {
+		t.Fatalf("sent again: %v", s.sent)
+	}
+	var got stun.XORMappedAddress
+	if err := got.GetFromAs(s.sent[0], stun.AttrXORPeerAddress); err != nil || !got.IP.Equal(peer.Addr().AsSlice()) || got.Port != int(peer.Port()) {
+		t.Errorf("asked for a channel to %s, %v; want %s", got, err, peer)
+	}
+}
+
 // A nonce that is always stale is the client's affair after one try.
 func TestRenewalEnds(t *testing.T) {
 	s := newScripted(t)
