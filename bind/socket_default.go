@@ -19,9 +19,10 @@ const batchSize = 1
 // socket is the UDP socket of one address family, with the means that every system has: one packet per system call, and the source
 // address is the kernel's choice. On Linux the tag wice_portable puts it in the place of the other, for tests and benchmarks.
 type socket struct {
-	conn *net.UDPConn
-	raw  syscall.RawConn
-	v6   bool
+	conn  *net.UDPConn
+	raw   syscall.RawConn
+	v6    bool
+	zones zones
 }
 
 // sockaddr is what Linux encodes addresses into.
@@ -80,14 +81,14 @@ func (s *socket) close() error { return s.conn.Close() }
 // send sends the packets one by one, as ChannelData if channel is not 0. When the buffer is full the runtime waits, which these systems
 // hardly ever do for UDP.
 func (s *socket) send(bufs [][]byte, ep *Endpoint, channel uint16) (dropped int, err error) {
-	framed := newPacket(nil)
+	framed, dst := newPacket(nil), s.zones.named(ep.dst)
 	defer framed.free()
 	for _, b := range bufs {
 		if channel != 0 {
 			framed.data = appendChannelData(framed.data[:0], channel, b)
 			b = framed.data
 		}
-		if _, err := s.conn.WriteToUDPAddrPort(b, ep.dst); err != nil {
+		if _, err := s.conn.WriteToUDPAddrPort(b, dst); err != nil {
 			if errors.Is(err, errNoBuffers) {
 				dropped++
 				continue
@@ -143,7 +144,7 @@ func (r *receiver) receive(bufs [][]byte, sizes []int, eps []conn.Endpoint) (int
 			}
 			continue
 		}
-		o := origin{source: sourceOf(unmapPort(from))}
+		o := origin{source: r.sock.zones.source(unmapPort(from))}
 		if ep := r.d.route(bufs[0][:n], &o); ep != nil {
 			sizes[0], eps[0] = n, ep
 			return 1, nil

@@ -34,7 +34,7 @@ func (r *turnReader) next(t *TURNSocket) ([]byte, error) {
 			continue
 		case n == 0:
 			continue
-		case !t.fromServer(sourceOf(unmapPort(from))):
+		case !t.fromServer(t.sock.zones.source(unmapPort(from))):
 			t.relay.stats.dropped.Add(1)
 			continue
 		}
