@@ -103,21 +103,6 @@ func TestRetryOtherPort(t *testing.T) {
 	}
 }
 
-// TestAlternatingFamilies sends to both families in turn: in wireguard-go's own bind an address buffer that they shared kept the
-// length of IPv4 addresses, so that the last of these packets went elsewhere.
-func TestAlternatingFamilies(t *testing.T) {
-	a, b := openBind(t, Options{}), openBind(t, Options{})
-	for i, to := range []netip.AddrPort{b.addr6(), b.addr4(), b.addr6(), b.addr6(), b.addr4(), b.addr4(), b.addr6()} {
-		if err := a.Send([][]byte{transport(64, uint32(i))}, endpointTo(t, a, to)); err != nil {
-			t.Fatal(err)
-		}
-		got := b.next(t)
-		if number(got.data) != uint32(i) || got.ep.DstIP() != to.Addr() || got.ep.DstToString() != netip.AddrPortFrom(to.Addr(), a.port).String() {
-			t.Errorf("got %d from %s, want %d from %s", number(got.data), got.ep.DstToString(), i, to.Addr())
-		}
-	}
-}
-
 // TestSendMany sends more packets in one call than the batch size, of sizes in any order, and expects every one, in order.
 func TestSendMany(t *testing.T) {
 	a, b := openBind(t, Options{}), openBind(t, Options{})
