@@ -1,0 +1,148 @@
+//go:build !wice_portable
+
+package bind
+
+import (
+	"errors"
+	"net/netip"
+	"testing"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// askedBy returns an endpoint of b, from a batch that a sent to b's address from its own: the packets arrived there joined.
+func askedBy(t *testing.T, a, b *testBind, from, to netip.Addr) (reply arrival) {
+	t.Helper()
+	const count = 40
+	var bufs [][]byte
+	for i := range count {
+		bufs = append(bufs, transport(1000, uint32(i)))
+	}
+	if err := a.Send(bufs, newEndpoint(netip.AddrPortFrom(to, b.port), local{addr: from})); err != nil {
+		t.Fatal(err)
+	}
+	for i := range count {
+		got := b.next(t)
+		if number(got.data) != uint32(i) || got.ep.SrcIP() != to || got.ep.DstIP() != from || i > 0 && got.ep != reply.ep {
+			t.Fatalf("asked %s: packet %d is to be answered from %s to %s, want from %s to %s", to, number(got.data), got.ep.SrcIP(), got.ep.DstIP(), to, from)
+		}
+		reply = got
+	}
+	return reply
+}
+
+// answeredFrom sends a batch, and returns where a sees it come from.
+func answeredFrom(t *testing.T, a, b *testBind, reply arrival) (from netip.Addr) {
+	t.Helper()
+	bufs := [][]byte{transport(1000, 0), transport(1000, 1), transport(1000, 2)}
+	if err := b.Send(bufs, reply.ep); err != nil {
+		t.Fatal(err)
+	}
+	for i := range bufs {
+		got := a.next(t)
+		if number(got.data) != uint32(i) || i > 0 && got.ep.DstIP() != from {
+			t.Fatalf("got packet %d from %s, want %d, all from one address", number(got.data), got.ep.DstIP(), i)
+		}
+		from = got.ep.DstIP()
+	}
+	return from
+}
+
+// TestStickySourceComesAndGoes has the packets of both families answered from each of the addresses that they were sent to, while it is
+// there, and from another one, without losing any, once it is gone. All arrive joined, which wireguard-go's own bind does not cope with.
+func TestStickySourceComesAndGoes(t *testing.T) {
+	inNamespace(t, func(d0, d1 netlink.Link) {
+		lo, err := netlink.LinkByName("lo")
+		if err := errors.Join(err, netlink.LinkSetUp(lo)); err != nil || !enableIPv6(t, d0, d1) {
+			t.Error(err)
+			return
+		}
+		for _, more := range []string{"192.0.2.7/24", "192.0.2.8/24", "2001:db8::7/64", "2001:db8::8/64"} {
+			addLocal(t, d0, more)
+		}
+		a, b := openBind(t, Options{}), openBind(t, Options{})
+		for _, f := range []struct {
+			from  string
+			asked []string
+		}{
+			{"192.0.2.1", []string{"192.0.2.7/24", "192.0.2.8/24"}},
+			{"2001:db8::1", []string{"2001:db8::7/64", "2001:db8::8/64"}},
+		} {
+			from := netip.MustParseAddr(f.from)
+			awaitLocal(t, from)
+			expectJoined(t, a, from, netip.MustParsePrefix(f.asked[0]).Addr())
+			replies := make(map[string]arrival)
+			for _, s := range f.asked {
+				asked := netip.MustParsePrefix(s).Addr()
+				replies[s] = askedBy(t, a, b, from, asked)
+				if got := answeredFrom(t, a, b, replies[s]); got != asked {
+					t.Errorf("asked %s, answered from %s", asked, got)
+				}
+			}
+			for _, s := range f.asked {
+				gone, _ := netlink.ParseAddr(s)
+				if err := netlink.AddrDel(d0, gone); err != nil {
+					t.Errorf("remove %s: %v", s, err)
+					return
+				}
+				got := answeredFrom(t, a, b, replies[s])
+				if src := replies[s].ep.SrcIP(); got == netip.MustParsePrefix(s).Addr() || src.IsValid() {
+					t.Errorf("%s is gone: answered from %s, and next from %s", s, got, src)
+				}
+			}
+			// An address that is back is taken up again.
+			addLocal(t, d0, f.asked[0])
+			asked := netip.MustParsePrefix(f.asked[0]).Addr()
+			if got := answeredFrom(t, a, b, askedBy(t, a, b, from, asked)); got != asked {
+				t.Errorf("%s is back: answered from %s", asked, got)
+			}
+		}
+	})
+}
+
+// addLocal adds an address, and waits for the kernel to deliver to it: for IPv6 it gets ready to do so in the background.
+func addLocal(t *testing.T, l netlink.Link, prefix string) {
+	t.Helper()
+	if err := addAddr(l, prefix); err != nil {
+		t.Fatal(err)
+	}
+	awaitLocal(t, netip.MustParsePrefix(prefix).Addr())
+}
+
+func awaitLocal(t *testing.T, a netip.Addr) {
+	t.Helper()
+	await(t, "delivery to "+a.String(), func() bool {
+		routes, err := netlink.RouteGet(a.AsSlice())
+		return err == nil && len(routes) == 1 && routes[0].Type == unix.RTN_LOCAL
+	})
+}
+
+// expectJoined shows that what askedBy sends arrives as fewer datagrams than packets.
+func expectJoined(t *testing.T, a *testBind, from, to netip.Addr) {
+	t.Helper()
+	quiet := New(Options{}) // nobody else receives from it
+	defer quiet.Shutdown()
+	_, port, err := quiet.Open(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var bufs [][]byte
+	for i := range 40 {
+		bufs = append(bufs, transport(1000, uint32(i)))
+	}
+	if err := a.Send(bufs, newEndpoint(netip.AddrPortFrom(to, port), local{addr: from})); err != nil {
+		t.Fatal(err)
+	}
+	in := newArena()
+	if err := quiet.socks.Load().forAddr(to).raw.Read(func(fd uintptr) bool { return in.fill(fd) != unix.EAGAIN }); err != nil {
+		t.Fatal(err)
+	}
+	packets := 0
+	for in.next(&quiet.stats) != nil {
+		packets++
+	}
+	if packets <= in.got {
+		t.Errorf("%d packets to %s arrived in %d datagrams: none are joined, and nothing is tested", packets, to, in.got)
+	}
+}
