@@ -20,8 +20,16 @@ type Endpoint struct {
 	strict bool     // not even a failed send clears it: for ICE's own checks
 
 	// atomic
-	src atomic.Pointer[local] // nil: the kernel chooses
+	src     atomic.Pointer[local] // nil: the kernel chooses
+	through atomic.Uint32         // whether there is a route through the interface of src, or of the one that was let go of (Linux)
 }
+
+// The values of through.
+const (
+	throughUnknown = iota
+	throughYes
+	throughNo
+)
 
 var _ conn.Endpoint = (*Endpoint)(nil)
 
@@ -33,9 +41,9 @@ func newEndpoint(dst netip.AddrPort, src local) *Endpoint {
 	return e
 }
 
-// stick makes the endpoint send from where its datagrams arrive.
+// stick makes the endpoint send from where its datagrams arrive, unless that is known to lead nowhere.
 func (e *Endpoint) stick() {
-	if e.from.addr.IsValid() && e.src.Load() == nil {
+	if e.from.addr.IsValid() && e.src.Load() == nil && e.through.Load() != throughNo {
 		e.src.Store(&e.from)
 	}
 }
@@ -44,6 +52,7 @@ func (e *Endpoint) stick() {
 func (e *Endpoint) ClearSrc() {
 	if !e.pinned {
 		e.src.Store(nil)
+		e.through.Store(throughUnknown)
 	}
 }
 

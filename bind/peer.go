@@ -237,7 +237,9 @@ func (e *PeerEndpoint) accept(s source, l local) bool {
 	}
 	src := p.dst.src.Load()
 	if src == nil {
-		p.dst.src.CompareAndSwap(nil, &local{addr: l.addr, ifindex: l.ifindex})
+		if p.dst.through.Load() != throughNo {
+			p.dst.src.CompareAndSwap(nil, &local{addr: l.addr, ifindex: l.ifindex})
+		}
 		return true
 	}
 	return p.kind != pathStatic || *src == l

@@ -84,7 +84,9 @@ func (s *socket) send(bufs [][]byte, ep *Endpoint, channel uint16) (dropped int,
 //	                gone, or it does not lead there
 func (c *sender) batch(s *socket, bufs [][]byte) (dropped int, err error) {
 	c.gso = s.gso.Load()
-	c.src = c.ep.src.Load()
+	if c.src = c.ep.src.Load(); c.src != nil && !s.usable(c.ep, c.src) {
+		c.src = nil
+	}
 	defer c.reset(len(bufs))
 	for {
 		c.bufs = bufs
@@ -108,7 +110,9 @@ func (c *sender) batch(s *socket, bufs [][]byte) (dropped int, err error) {
 		case segmented && (c.errno == unix.EINVAL || c.errno == unix.EMSGSIZE):
 			c.gso = false
 		case c.src != nil && !c.ep.strict && badSource(c.errno):
-			c.ep.src.CompareAndSwap(c.src, nil)
+			if c.ep.src.CompareAndSwap(c.src, nil) {
+				c.ep.through.Store(throughUnknown)
+			}
 			c.src = nil
 		default:
 			return dropped, c.errno

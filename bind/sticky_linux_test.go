@@ -4,11 +4,14 @@ package bind
 
 import (
 	"errors"
+	"fmt"
+	"net"
 	"net/netip"
 	"testing"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+	"golang.zx2c4.com/wireguard/conn"
 )
 
 // askedBy returns an endpoint of b, from a batch that a sent to b's address from its own: the packets arrived there joined.
@@ -145,4 +148,58 @@ func expectJoined(t *testing.T, a *testBind, from, to netip.Addr) {
 	if packets <= in.got {
 		t.Errorf("%d packets to %s arrived in %d datagrams: none are joined, and nothing is tested", packets, to, in.got)
 	}
+}
+
+// TestSourceWithoutRoute answers what arrived through an interface that no route to the sender leads through: by the route that there is,
+// as the kernel's WireGuard does. As soon as there is one through that interface, it is taken.
+func TestSourceWithoutRoute(t *testing.T) {
+	inNamespace(t, func(d0, d1 netlink.Link) {
+		if !enableIPv6(t, d0, d1) { // the default routes are d1's
+			return
+		}
+		b := New(Options{})
+		defer b.Shutdown()
+		if _, _, err := b.Open(0); err != nil {
+			t.Error(err)
+			return
+		}
+		for _, c := range []struct{ src, dst string }{{"192.0.2.1", "203.0.113.9:9"}, {"2001:db8::1", "[2001:db8:ff::9]:9"}} {
+			from, to := local{addr: netip.MustParseAddr(c.src), ifindex: int32(d0.Attrs().Index)}, netip.MustParseAddrPort(c.dst)
+			plain, configured := newEndpoint(to, from), b.Peer(testKey(1))
+			configured.SetPath(NewStaticPath(to))
+			for _, ep := range []conn.Endpoint{plain, configured} {
+				leaves := func(when string, want, other netlink.Link) {
+					t.Helper()
+					configured.accept(sourceOf(to), from)
+					plain.stick()
+					for range 3 {
+						before, beforeOther := sentPackets(t, want), sentPackets(t, other)
+						if err := b.Send([][]byte{transport(64, 1)}, ep); err != nil {
+							t.Errorf("%T to %s: %s: %v", ep, to, when, err)
+						}
+						n, lost := sentPackets(t, want)-before, sentPackets(t, other)-beforeOther
+						if n != 1 || lost != 0 {
+							t.Errorf("%T to %s: %s: %d packets left through %s, %d through %s", ep, to, when, n, want.Attrs().Name, lost, other.Attrs().Name)
+						}
+					}
+				}
+				leaves("a route through the other interface", d1, d0)
+				_, dst, _ := net.ParseCIDR(to.Addr().String() + "/" + fmt.Sprint(to.Addr().BitLen()))
+				route := &netlink.Route{LinkIndex: d0.Attrs().Index, Dst: dst, Scope: netlink.SCOPE_LINK, Priority: 5000}
+				if err := netlink.RouteAdd(route); err != nil {
+					t.Error(err)
+					return
+				}
+				ep.ClearSrc() // as WireGuard does when it repeats a handshake
+				leaves("a route through both", d0, d1)
+				if err := netlink.RouteDel(route); err != nil {
+					t.Error(err)
+					return
+				}
+				ep.ClearSrc()
+				leaves("the route is gone", d1, d0)
+			}
+			b.RemovePeer(testKey(1))
+		}
+	})
 }
