@@ -23,7 +23,7 @@ var measures = []measure{
 	tcp("tcp8", "TCP, 8 streams", 8, false),
 	tcp("tcp8-back", "TCP, 8 streams back", 8, true),
 	{"udp", append([]string{udpTitle + lost}, costs(udpTitle)...), takeUDP},
-	{"flood", []string{"TCP, 1 stream" + floodTitle + mbits, udpTitle + floodTitle + lost}, takeFlood},
+	{"flood", []string{"TCP, 1 stream" + floodTitle + mbits, floodShare, udpTitle + floodTitle + lost}, takeFlood},
 	{"ping", []string{"ping" + p50, "ping" + p99}, takePing},
 	{"ping-loaded", []string{"ping beside TCP" + p50, "ping beside TCP" + p99}, takePingLoaded},
 }
