@@ -19,7 +19,8 @@ const (
 )
 
 // relay receives for all connections (relayed pairs and TCP). It outlives the sockets: a connection that is up stays up while
-// WireGuard reopens the bind.
+// WireGuard reopens the bind. An ice.Conn takes a packet whose receiver index is STUN's cookie for STUN, and drops it at both ends: one
+// session in 2^32 can't do with such a connection alone. If it begins there its handshake fails, and the next, 5 s later, has other indices.
 //
 //	Send -> link.send -> link.queue -> pump goroutine -> conn.Write
 //	conn.Read -> reader goroutine -> relay.queue -> relay.receive (one of the ReceiveFuncs of Open)
