@@ -234,6 +234,7 @@ func TestConnect(t *testing.T) {
 			}
 			transfer(t, pa, pb)
 			transfer(t, pb, pa)
+			a.until(func(st Status) bool { return st.State == Connected }) // which it is told after the path
 			st := a.s.Status()
 			if st.State != Connected || st.Reason != "" || st.Restarts != 0 {
 				t.Errorf("got %+v", st)
