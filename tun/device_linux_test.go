@@ -243,11 +243,10 @@ func TestDeviceDropsFrame(t *testing.T) {
 	}
 	defer out.Close()
 	defer in.Close()
-	d := new(kernelDevice)
-	if d.raw, err = out.SyscallConn(); err != nil {
+	d, err := newDevice(&fixedLink{file: out}, new(tunPort), true)
+	if err != nil {
 		t.Fatal(err)
 	}
-	d.readCall = d.read
 	bufs, sizes := [][]byte{make([]byte, 2000)}, []int{0}
 	good := make([]byte, offload.HeaderSize+20)
 	good[offload.HeaderSize] = 0x45

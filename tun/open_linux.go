@@ -14,24 +14,16 @@ const clonePath = "/dev/net/tun"
 
 // open makes the file itself rather than by wgtun.CreateTUN, which leaks it when the kernel refuses the name.
 func open(name string, mtu int) (wgtun.Device, error) {
-	// TUNSETIFF attaches to a persistent TUN device of that name, which belongs to someone else.
-	if _, err := netlink.LinkByName(name); err == nil {
-		return nil, ErrExists
-	}
-	fd, err := attach(name)
+	fd, err := attachNew(name)
 	if err != nil {
 		return nil, err
-	}
-	// The runtime's poller takes on a file only if it does not block by then.
-	if err := unix.SetNonblock(fd, true); err != nil {
-		return nil, errors.Join(err, unix.Close(fd))
 	}
 	file := os.NewFile(uintptr(fd), clonePath)
 	dev, err := wgtun.CreateTUNFromFile(file, mtu)
 	if err != nil {
 		return nil, errors.Join(err, file.Close())
 	}
-	d, err := newDevice(dev.(*wgtun.NativeTun))
+	d, err := newTUN(dev.(*wgtun.NativeTun))
 	if err != nil {
 		return nil, errors.Join(err, dev.Close())
 	}
@@ -48,7 +40,27 @@ func canCreate() error {
 	return unix.Close(fd)
 }
 
-// attach opens a TUN file for a new interface. IFF_VNET_HDR lets packets of up to 64 KiB pass in one piece.
+// attachNew opens a TUN file, which does not block, for an interface that is not there yet.
+func attachNew(name string) (int, error) {
+	// TUNSETIFF attaches to a persistent TUN device of that name, which belongs to someone else.
+	if _, err := netlink.LinkByName(name); err == nil {
+		return -1, ErrExists
+	}
+	fd, err := attach(name)
+	if err != nil {
+		return -1, err
+	}
+	// The runtime's poller takes on a file only if it does not block by then.
+	if err := unix.SetNonblock(fd, true); err != nil {
+		return -1, errors.Join(err, unix.Close(fd))
+	}
+	return fd, nil
+}
+
+// attachFlags are those of a TUN file. IFF_VNET_HDR lets packets of up to 64 KiB pass in one piece.
+const attachFlags = unix.IFF_TUN | unix.IFF_NO_PI | unix.IFF_VNET_HDR
+
+// attach opens a TUN file for a new interface.
 func attach(name string) (int, error) {
 	fd, err := unix.Open(clonePath, unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -56,7 +68,7 @@ func attach(name string) (int, error) {
 	}
 	request, err := unix.NewIfreq(name)
 	if err == nil {
-		request.SetUint16(unix.IFF_TUN | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
+		request.SetUint16(attachFlags)
 		err = unix.IoctlIfreq(fd, unix.TUNSETIFF, request)
 	}
 	if err != nil {

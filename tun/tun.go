@@ -67,20 +67,29 @@ func ValidName(s string) bool {
 //
 // The error matches ErrName, ErrExists, ErrPermission or ErrNoDriver where one of these is the cause.
 func Open(name string, mtu int) (wgtun.Device, error) {
-	if !ValidName(name) {
-		return nil, fmt.Errorf("open %q: %w", name, ErrName)
-	}
-	if mtu == 0 {
-		mtu = DefaultMTU
-	}
-	if mtu < minMTU || mtu > maxMTU {
-		return nil, fmt.Errorf("open %s: MTU %d is not within %d and %d", name, mtu, minMTU, maxMTU)
+	mtu, err := checkOpen(name, mtu)
+	if err != nil {
+		return nil, err
 	}
 	dev, err := open(name, mtu)
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", name, err)
 	}
 	return dev, nil
+}
+
+// checkOpen returns the MTU to open an interface with.
+func checkOpen(name string, mtu int) (int, error) {
+	if !ValidName(name) {
+		return 0, fmt.Errorf("open %q: %w", name, ErrName)
+	}
+	if mtu == 0 {
+		mtu = DefaultMTU
+	}
+	if mtu < minMTU || mtu > maxMTU {
+		return 0, fmt.Errorf("open %s: MTU %d is not within %d and %d", name, mtu, minMTU, maxMTU)
+	}
+	return mtu, nil
 }
 
 // CanCreate reports why this process cannot make a TUN device, or nil if it can. It leaves no device behind. The error

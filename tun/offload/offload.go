@@ -77,5 +77,15 @@ func (h *header) encode(b []byte) {
 	binary.NativeEndian.PutUint16(b[8:], h.sumOffset)
 }
 
+// Shift adds n bytes to the offsets in the header of a frame: for a packet that comes to lie behind a link header, or no longer does. Nonsense
+// becomes other nonsense.
+func Shift(frame []byte, n int) {
+	var h header
+	h.decode(frame)
+	h.headers += uint16(n)
+	h.sumStart += uint16(n)
+	h.encode(frame)
+}
+
 // ErrFrame says that a frame is not what the kernel documents. It is wrapped with what is wrong.
 var ErrFrame = errors.New("frame of the TUN device")

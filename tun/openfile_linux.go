@@ -1,0 +1,207 @@
+package tun
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"sync"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+	wgtun "golang.zx2c4.com/wireguard/tun"
+)
+
+// tunRdev is the number of /dev/net/tun (Documentation/admin-guide/devices.txt).
+var tunRdev = unix.Mkdev(10, 200)
+
+// OpenFile makes the interface name in the network namespace of the calling thread, down and without addresses, for [FromFile] in a process that
+// may be in another one. Where the TUN device can't be opened, as in user namespaces, it is one end of a veth pair, and the file a packet socket on
+// the other end; CAP_NET_ADMIN and CAP_NET_RAW are needed. An mtu of 0 is DefaultMTU; [Configure] sets the final one.
+//
+// A TUN device disappears with the last copy of its file. A veth pair stays as long as the namespace, which the packet socket keeps.
+//
+// Nobody may call Fd on a copy of the file once FromFile has it: that would make its reads block, and not only for the caller.
+//
+// The error matches ErrName, ErrExists, ErrPermission or ErrNoDriver where one of these is the cause.
+func OpenFile(name string, mtu int) (*os.File, error) {
+	mtu, err := checkOpen(name, mtu)
+	if err != nil {
+		return nil, err
+	}
+	fd, err := openFD(name, mtu)
+	if errors.Is(err, ErrPermission) || errors.Is(err, ErrNoDriver) {
+		tunErr := err
+		if fd, err = openPair(name, mtu); err != nil {
+			err = fmt.Errorf("%w; nor a veth pair instead: %w", tunErr, err)
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", name, err)
+	}
+	return os.NewFile(uintptr(fd), name), nil
+}
+
+// openFD makes a TUN device.
+func openFD(name string, mtu int) (int, error) {
+	fd, err := attachNew(name)
+	if err != nil {
+		return -1, err
+	}
+	link, err := netlink.LinkByName(name)
+	if err == nil {
+		err = netlink.LinkSetMTU(link, mtu)
+	}
+	if err != nil {
+		return -1, errors.Join(fmt.Errorf("set MTU %d: %w", mtu, netlinkError(err)), unix.Close(fd))
+	}
+	return fd, nil
+}
+
+// FromFile makes a device of a file of [OpenFile], wherever that was made. The device says what the parameters do of MTU and name, and that it is up: whether
+// the interface is, it can't know. It ends (os.ErrClosed) when the interface is deleted, or if there is one, the other end of its veth pair set down.
+//
+// The file is the device's from then on, and closed with it; if there is an error it stays the caller's.
+//
+// The device has a method Interrupt, as that of [Open] has on Linux:
+//
+//	// Interrupt makes the Read that waits for a packet, or else the next one that would have to wait, return (0, nil). Several may count
+//	// as one. It may be called at any time, by any goroutine; after Close it does nothing.
+//	Interrupt()
+func FromFile(file *os.File, mtu int) (wgtun.Device, error) {
+	own, err := duplicate(file)
+	if err != nil {
+		return nil, fmt.Errorf("interface from %s: %w", file.Name(), err)
+	}
+	d, err := fromOwn(own, mtu)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("interface from %s: %w", file.Name(), err), own.Close())
+	}
+	_ = file.Close() // the device does not need it
+	return d, nil
+}
+
+// duplicate makes the file anew: the runtime's poller takes on a file only if it does not block by then, and what Fd or another process has done to this
+// one nobody knows.
+func duplicate(file *os.File) (*os.File, error) {
+	raw, err := file.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	fd := -1
+	var dupErr error
+	err = raw.Control(func(old uintptr) {
+		if fd, dupErr = unix.FcntlInt(old, unix.F_DUPFD_CLOEXEC, 0); dupErr == nil {
+			dupErr = unix.SetNonblock(fd, true)
+		}
+	})
+	if err = errors.Join(err, dupErr); err != nil {
+		if fd >= 0 {
+			err = errors.Join(err, unix.Close(fd))
+		}
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), file.Name()), nil
+}
+
+// fromOwn finds out what the file is, and refuses what OpenFile does not make.
+func fromOwn(file *os.File, mtu int) (d *kernelDevice, err error) {
+	raw, err := file.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	l := &fixedLink{file: file, mtu: mtu, events: make(chan wgtun.Event, 1)}
+	l.events <- wgtun.EventUp
+	var p *packetPort
+	ctlErr := raw.Control(func(fd uintptr) {
+		var stat unix.Stat_t
+		if err = unix.Fstat(int(fd), &stat); err != nil {
+			return
+		}
+		switch {
+		case stat.Mode&unix.S_IFMT == unix.S_IFCHR && stat.Rdev == tunRdev:
+			l.name, err = tunName(int(fd))
+		case stat.Mode&unix.S_IFMT == unix.S_IFSOCK:
+			if l.name, err = packetName(int(fd)); err == nil {
+				p, err = newPacketPort(int(fd))
+			}
+		default:
+			err = errors.New("neither a TUN device nor a packet socket")
+		}
+	})
+	if err = errors.Join(ctlErr, err); err != nil {
+		return nil, err
+	}
+	if p == nil {
+		return newTUN(l)
+	}
+	l.release = p.close
+	return newDevice(l, p, segmentsUDP())
+}
+
+// tunName returns the name of the interface, in whatever namespace it is.
+func tunName(fd int) (string, error) {
+	request, err := unix.NewIfreq("")
+	if err != nil {
+		return "", err
+	}
+	if err := unix.IoctlIfreq(fd, unix.TUNGETIFF, request); err != nil {
+		return "", fmt.Errorf("TUNGETIFF: %w (is it attached to an interface?)", err)
+	}
+	const kind = unix.IFF_TUN | unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR
+	if got := request.Uint16(); got&kind != attachFlags {
+		return "", fmt.Errorf("TUN device with flags %#x, want %#x (IFF_TUN, IFF_NO_PI, IFF_VNET_HDR)", got, attachFlags)
+	}
+	return request.Name(), nil
+}
+
+// packetName checks that the socket is bound to the outer end of a pair, and returns the name of the inner one.
+func packetName(fd int) (string, error) {
+	domain, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN)
+	if err != nil {
+		return "", fmt.Errorf("SO_DOMAIN: %w", err)
+	}
+	kind, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TYPE)
+	if err != nil {
+		return "", fmt.Errorf("SO_TYPE: %w", err)
+	}
+	if domain != unix.AF_PACKET || kind != unix.SOCK_RAW {
+		return "", fmt.Errorf("socket of family %d and type %d, want a packet socket (%d, %d)", domain, kind, unix.AF_PACKET, unix.SOCK_RAW)
+	}
+	sa, err := unix.Getsockname(fd)
+	if err != nil {
+		return "", fmt.Errorf("getsockname: %w", err)
+	}
+	at, ok := sa.(*unix.SockaddrLinklayer)
+	if !ok || int(at.Halen) != len(outerMAC) || net.HardwareAddr(at.Addr[:at.Halen]).String() != outerMAC.String() {
+		return "", errors.New("packet socket that is not bound to the other end of an interface of wice-go")
+	}
+	return pairName(fd, at.Ifindex)
+}
+
+// fixedLink is a link of which this process sees no more than the file.
+type fixedLink struct {
+	file    *os.File
+	name    string
+	mtu     int
+	events  chan wgtun.Event
+	release func() error // nil if there is nothing
+	once    sync.Once
+}
+
+func (l *fixedLink) File() *os.File             { return l.file }
+func (l *fixedLink) MTU() (int, error)          { return l.mtu, nil }
+func (l *fixedLink) Name() (string, error)      { return l.name, nil }
+func (l *fixedLink) Events() <-chan wgtun.Event { return l.events }
+
+// Close returns when no Read or Write uses the file or the ring any more, as os.File's does. Later calls do nothing.
+func (l *fixedLink) Close() (err error) {
+	l.once.Do(func() {
+		close(l.events)
+		err = l.file.Close()
+		if l.release != nil {
+			err = errors.Join(err, l.release())
+		}
+	})
+	return err
+}
