@@ -5,6 +5,7 @@
 //	POST /v1/down     {}; the daemon begins to stop
 //	POST /v1/ping     PingRequest -> PingReply, one probe
 //	GET  /v1/metrics  text in the Prometheus exposition format
+//	POST /v1/attach   upgraded: Network; a network stack's device -> its ports (Linux)
 //
 // An error is a status code other than 200 and {"error": text, "code": code}; the code is one of a few that callers branch on.
 // The socket is also the lock of an interface: [Listen] takes over a socket that a crashed daemon left, and refuses one that answers.
@@ -15,6 +16,7 @@ import (
 	"errors"
 	"io"
 	"net/netip"
+	"os"
 	"time"
 )
 
@@ -45,6 +47,12 @@ type Daemon interface {
 
 	// Metrics writes the Prometheus text format. [WriteMetrics] does so for a [Status].
 	Metrics(w io.Writer) error
+
+	// Network says what a network stack needs to take part in the tunnel.
+	Network(ctx context.Context) (Network, error)
+
+	// Attach lets the stack behind a device take part. The file is the daemon's from then on.
+	Attach(device *os.File) (Attached, error)
 }
 
 // MaxPingTimeout is the longest that one probe waits.

@@ -93,6 +93,7 @@ func TestWriteMetrics(t *testing.T) {
 
 // fakeDaemon answers what its fields say.
 type fakeDaemon struct {
+	Daemon // what it does not answer
 	status *Status
 	ping   func(context.Context, PingRequest) (PingReply, error)
 	downs  atomic.Int32

@@ -74,8 +74,19 @@ func (p Paths) LogDir() string {
 		return filepath.Join(p.override(), "log")
 	case p.Root && p.GOOS != "windows":
 		return "/var/log/wice-go"
+	case p.homeless():
+		return filepath.Join(p.RuntimeDir(), "wice-go", "log")
 	}
 	return filepath.Join(p.stateDir(), "log")
+}
+
+// homeless reports whether the user has no directory for what is to be kept, as users of services and in containers.
+func (p Paths) homeless() bool {
+	if p.GOOS == "windows" || filepath.IsAbs(p.Getenv("XDG_STATE_HOME")) {
+		return false
+	}
+	info, err := os.Stat(p.Getenv("HOME"))
+	return err != nil || !info.IsDir()
 }
 
 // RendezvousStateDir returns where a rendezvous keeps its identity.

@@ -11,8 +11,6 @@ import (
 	"net/http"
 	"sync"
 	"time"
-
-	"golang.org/x/net/netutil"
 )
 
 // What one client may ask of the daemon. All clients have the same owner, so the bounds are for mistakes rather than attacks.
@@ -54,6 +52,7 @@ func NewServer(d Daemon, o Options) *Server {
 	mux.HandleFunc("POST /v1/down", s.down)
 	mux.HandleFunc("POST /v1/ping", s.ping)
 	mux.HandleFunc("GET /v1/metrics", s.metrics)
+	mux.HandleFunc("POST /v1/attach", s.attach)
 	s.http = &http.Server{
 		Handler:        http.MaxBytesHandler(mux, maxBodyBytes),
 		ReadTimeout:    readTimeout,
@@ -67,7 +66,7 @@ func NewServer(d Daemon, o Options) *Server {
 
 // Serve answers what comes in through l, normally from [Listen], until [Server.Close]; then it returns nil. It closes l.
 func (s *Server) Serve(l net.Listener) error {
-	err := s.http.Serve(netutil.LimitListener(l, maxConns))
+	err := s.http.Serve(limit(l, maxConns))
 	if errors.Is(err, http.ErrServerClosed) {
 		return nil
 	}
