@@ -1,6 +1,7 @@
 package netstack
 
 import (
+	"context"
 	"os"
 	"sync"
 
@@ -17,6 +18,10 @@ type tunDevice struct {
 	mtu    int
 	events chan wgtun.Event
 
+	imu     sync.Mutex
+	cancel  context.CancelFunc
+	pending bool
+
 	mu     sync.RWMutex // held for reading by Read and Write
 	closed bool         // guarded by mu
 }
@@ -32,7 +37,17 @@ func newDevice(s *Stack, mtu int) *tunDevice {
 // Read waits for one packet and takes along all that wait with it. After Close it hands out what had been queued, such
 // as the resets of connections, before it fails with os.ErrClosed.
 func (d *tunDevice) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
-	packet := d.s.link.ReadContext(d.s.ctx)
+	ctx, cancel := context.WithCancel(d.s.ctx)
+	d.imu.Lock()
+	d.cancel = cancel
+	pend := d.pending
+	d.pending = false
+	d.imu.Unlock()
+	if pend {
+		cancel()
+	}
+	packet := d.s.link.ReadContext(ctx)
+	cancel()
 	n := 0
 	for {
 		if packet == nil {
@@ -52,6 +67,15 @@ func (d *tunDevice) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 		return 0, os.ErrClosed
 	}
 	return n, nil
+}
+
+func (d *tunDevice) Interrupt() {
+	d.imu.Lock()
+	defer d.imu.Unlock()
+	d.pending = true
+	if d.cancel != nil {
+		d.cancel()
+	}
 }
 
 // copyPacket copies all parts of a packet. wireguard-go's buffers hold the largest packet that there is.
