@@ -21,6 +21,7 @@ import (
 	"github.com/wice-go/wice-go/device/tunnel"
 	"github.com/wice-go/wice-go/tun"
 	"github.com/wice-go/wice-go/tun/netstack"
+	"github.com/wice-go/wice-go/tun/share"
 )
 
 // notePostDown marks the commands in the journal that are to be run when the daemon died before it could run them.
@@ -49,7 +50,15 @@ func (a *app) runForeground(ctx context.Context, name string, cfg *config.Config
 		return ready.fail(err)
 	}
 	defer stopProfile()
-	r := &running{app: a, name: name, cfg: cfg, flags: f, log: log, ready: ready}
+	r := &running{app: a, name: name, cfg: cfg, flags: f, log: log, ready: ready, stop: make(chan struct{})}
+	if f.lifeFD != 0 {
+		life := openPipe(f.lifeFD)
+		defer life.Close()
+		go func() {
+			life.Read(make([]byte, 1)) // nobody writes
+			r.requestStop()
+		}()
+	}
 	err = r.run(ctx)
 	if err != nil && background && !errors.Is(err, control.ErrInUse) { // that log is another daemon's; in the foreground it is printed at the end
 		log.Error("stopped", "err", err)
@@ -70,6 +79,7 @@ type running struct {
 	undo  []func() error
 	dev   *device.Device
 	stack *netstack.Stack // nil with a kernel TUN
+	inner *share.Device   // what namespaces are attached to; nil where none can be
 	stop  chan struct{}   // closed when a client asks for the end
 	once  sync.Once
 
@@ -80,7 +90,6 @@ type running struct {
 func (r *running) later(f func() error) { r.undo = append(r.undo, f) }
 
 func (r *running) run(ctx context.Context) (err error) {
-	r.stop = make(chan struct{})
 	defer r.endHooks()
 	defer func() {
 		for i := len(r.undo) - 1; i >= 0; i-- {
@@ -140,6 +149,7 @@ func (r *running) setUp(ctx context.Context) error {
 		Config:          r.cfg,
 		Device:          kernel,
 		Ping:            kernelPing,
+		Wrap:            func(dev wgtun.Device) wgtun.Device { return r.share(dev, kernel != nil) },
 		IncludeLoopback: r.flags.loopback,
 		Logger:          r.log,
 	})

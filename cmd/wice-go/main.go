@@ -13,6 +13,7 @@ import (
 )
 
 func main() {
+	runStage()
 	// quic-go prints a warning on stderr where the system allows only small socket buffers. Signaling sends a few kilobytes.
 	os.Setenv("QUIC_GO_DISABLE_RECEIVE_BUFFER_WARNING", "true")
 	a := &app{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, getenv: os.Getenv, paths: control.SystemPaths()}
@@ -68,7 +69,7 @@ or a check that did not come true.`,
 	root.AddCommand(
 		newUpCommand(a), newDownCommand(a), newShowCommand(a), newStatusCommand(a), newPingCommand(a),
 		newGenkeyCommand(a), newGenpskCommand(a), newPubkeyCommand(a),
-		newRendezvousCommand(a), newDemoCommand(a), newVersionCommand(a), newCompletionCommand(a),
+		newRendezvousCommand(a), newExecCommand(a), newDemoCommand(a), newVersionCommand(a), newCompletionCommand(a),
 	)
 	return root
 }

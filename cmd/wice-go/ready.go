@@ -18,6 +18,9 @@ import (
 // readyFlag is the hidden flag by which a daemon learns of the pipe to the command that started it.
 const readyFlag = "ready-fd"
 
+// lifeFlag is the hidden flag that names a pipe to a daemon: it ends when nobody has the other end of the pipe any more.
+const lifeFlag = "life-fd"
+
 // startMessage is one line of JSON that a starting daemon writes to the pipe. The last one has Ready or Error.
 type startMessage struct {
 	Warning string `json:"warning,omitempty"`
@@ -76,8 +79,9 @@ func (r *readiness) close() {
 	}
 }
 
-// startDaemon runs "up --foreground" in the background and returns when it is ready, with the name that the interface got.
-func (a *app) startDaemon(arg, name string, f upFlags) (string, error) {
+// startDaemon runs "up --foreground" in the background and returns when it is ready, with the name that the interface got. If there is a pipe
+// life, the daemon ends with the last copy of its other end.
+func (a *app) startDaemon(arg, name string, f upFlags, life *os.File) (string, error) {
 	exe, err := os.Executable()
 	if err != nil {
 		return "", fmt.Errorf("find the own program file: %w", err)
@@ -87,7 +91,11 @@ func (a *app) startDaemon(arg, name string, f upFlags) (string, error) {
 		return "", err
 	}
 	defer read.Close()
-	process, err := detach(exe, append([]string{"up", arg, "--foreground", "--" + readyFlag, strconv.Itoa(readyPipe)}, f.args()...), write)
+	args, pipes := []string{"up", arg, "--foreground", "--" + readyFlag, strconv.Itoa(readyPipe)}, []*os.File{write}
+	if life != nil {
+		args, pipes = append(args, "--"+lifeFlag, strconv.Itoa(readyPipe+1)), append(pipes, life)
+	}
+	process, err := detach(exe, append(args, f.args()...), pipes)
 	write.Close()
 	if err != nil {
 		return "", fmt.Errorf("start the daemon: %w", err)

@@ -18,6 +18,8 @@ import (
 
 // statusDaemon is a daemon that has a status alone.
 type statusDaemon struct {
+	control.Daemon // what it does not answer
+
 	mu     sync.Mutex
 	status control.Status
 	asked  chan struct{} // gets a value with each question, if there is room

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/wice-go/wice-go/device/config"
 	"github.com/wice-go/wice-go/device/control"
@@ -34,6 +35,7 @@ type upFlags struct {
 	loopback       bool
 	logLevel       string
 	readyFD        int
+	lifeFD         int
 }
 
 // defaultWait is how long --wait without a value waits.
@@ -56,22 +58,34 @@ daemon running. Without the right to make a kernel TUN the userspace stack carri
 	}
 	flags := cmd.Flags()
 	flags.BoolVarP(&f.foreground, "foreground", "f", false, "stay in the foreground and log to stderr")
+	f.addWaitFlag(flags)
+	flags.StringVar(&f.tun, "tun", "", "kind of TUN: auto, kernel or netstack")
+	f.addTunnelFlags(flags)
+	flags.IntVar(&f.readyFD, readyFlag, 0, "")
+	flags.IntVar(&f.lifeFD, lifeFlag, 0, "")
+	flags.MarkHidden(readyFlag)
+	flags.MarkHidden(lifeFlag)
+	return cmd
+}
+
+// addWaitFlag adds the flag --wait.
+func (f *upFlags) addWaitFlag(flags *pflag.FlagSet) {
 	flags.DurationVar(&f.wait, "wait", 0, "return only when every peer with ICE is connected, else exit with code 4 after this time")
 	flags.Lookup("wait").NoOptDefVal = defaultWait.String()
+}
+
+// addTunnelFlags adds what the verbs that bring a tunnel up have in common.
+func (f *upFlags) addTunnelFlags(flags *pflag.FlagSet) {
 	flags.StringArrayVar(&f.signaling, "signaling", nil, "signaling backend, as after \"Signaling =\" (repeatable)")
 	flags.StringArrayVar(&f.iceServers, "ice-server", nil, "STUN or TURN server, as after \"ICEServer =\" (repeatable)")
 	flags.StringVar(&f.candidateTypes, "candidate-types", "", "candidate types to use: host,srflx,relay")
 	flags.StringVar(&f.networkTypes, "network-types", "", "network types to use: udp4,udp6,tcp4,tcp6")
-	flags.StringVar(&f.tun, "tun", "", "kind of TUN: auto, kernel or netstack")
 	flags.StringVar(&f.socks5, "socks5", "", "address of a SOCKS5 proxy into the tunnel (not supported yet)")
 	flags.StringVar(&f.httpProxy, "http-proxy", "", "address of an HTTP proxy into the tunnel (not supported yet)")
 	flags.StringArrayVar(&f.forwards, "forward", nil, "forward, as after \"Forward =\" (repeatable, userspace stack)")
 	flags.BoolVar(&f.lazy, "lazy", false, "start sessions with the first packet or offer")
 	flags.BoolVar(&f.loopback, "loopback", false, "let loopback addresses be ICE candidates: for peers on this machine alone")
 	flags.StringVar(&f.logLevel, "log-level", "", "debug, info, warn, error or silent (default: LOG_LEVEL, else info)")
-	flags.IntVar(&f.readyFD, readyFlag, 0, "")
-	flags.MarkHidden(readyFlag)
-	return cmd
 }
 
 func (a *app) up(ctx context.Context, arg string, f upFlags) error {
@@ -89,7 +103,7 @@ func (a *app) up(ctx context.Context, arg string, f upFlags) error {
 	if _, err := a.logLevel(f.logLevel); err != nil {
 		return err
 	}
-	name, err = a.startDaemon(arg, name, f)
+	name, err = a.startDaemon(arg, name, f, nil)
 	if err != nil || f.wait == 0 {
 		return err
 	}

@@ -1,0 +1,135 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/wice-go/wice-go/device/control"
+)
+
+// execWait is how long a command waits for the peers of a tunnel that was brought up for it, where --wait does not say: enough for those that
+// are there, and not too long where one is not.
+const execWait = 5 * time.Second
+
+// execFlags are the flags of "exec".
+type execFlags struct {
+	up       upFlags // of a tunnel that is brought up for the command
+	proxyEnv bool
+}
+
+func newExecCommand(a *app) *cobra.Command {
+	var f execFlags
+	cmd := &cobra.Command{
+		Use:   "exec IFACE|FILE.conf -- CMD [ARG]...",
+		Short: "Run a command whose network is the tunnel, without root (Linux)",
+		Long: `Run a command whose only network is the tunnel: with the interface's addresses, routes to what its peers have, its DNS servers
+and the names of its peers. It needs no root: the command has a user and a network namespace of its own, and runs as the user who called.
+The tunnel is that of the interface's daemon; without one it is brought up for the command, from the interface's file. What the command
+leaves running ends with it.
+
+The exit code is that of the command; 127 if there is no such command, 126 if it can't be executed.
+
+Where user namespaces are not permitted, and on other systems, --proxy-env runs the command in the ordinary network, with HTTP_PROXY,
+HTTPS_PROXY and ALL_PROXY naming proxies into the tunnel, which programs may or may not heed.`,
+		Example: `  wice-go exec wg0 -- curl http://10.0.0.2/
+  wice-go exec ./office.conf -- bash
+  wice-go exec wg0 --proxy-env -- git clone https://git.example/project`,
+		Args:              usageArgs(cobra.MinimumNArgs(2)),
+		ValidArgsFunction: a.completeRunning,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			f.up.tun = "netstack" // the machine's own network stays as it is
+			return a.exec(cmd.Context(), args[0], args[1:], f)
+		},
+	}
+	flags := cmd.Flags()
+	f.up.addWaitFlag(flags)
+	f.up.addTunnelFlags(flags)
+	flags.BoolVar(&f.proxyEnv, "proxy-env", runtime.GOOS != "linux", "no namespace: tell the command of proxies by its environment")
+	return cmd
+}
+
+// exec runs a command in the tunnel of an interface's daemon, which is there or is started for it. Its error has the command's exit code.
+func (a *app) exec(ctx context.Context, arg string, argv []string, f execFlags) error {
+	name, _, err := control.InterfaceName(arg)
+	if err != nil {
+		return usageError(err)
+	}
+	client, err := control.Dial(ctx, a.paths.FindControl(name))
+	if errors.Is(err, control.ErrNotRunning) {
+		var end func()
+		if client, end, err = a.execDaemon(ctx, arg, f.up); err == nil {
+			defer end()
+		}
+	}
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	var code int
+	if f.proxyEnv {
+		code, err = a.execProxied(ctx, client, argv)
+	} else {
+		code, err = a.execInside(ctx, client, argv)
+	}
+	if err == nil && code != 0 {
+		err = &exitError{code: code}
+	}
+	return err
+}
+
+// execDaemon starts a daemon that ends with this process, at the latest. The returned function ends it before.
+func (a *app) execDaemon(ctx context.Context, arg string, f upFlags) (*control.Client, func(), error) {
+	name, file, err := a.findConfig(arg)
+	if err != nil {
+		return nil, nil, err
+	}
+	if _, err := a.loadConfig(file, f); err != nil {
+		return nil, nil, err
+	}
+	life, ours, err := os.Pipe()
+	if err != nil {
+		return nil, nil, err
+	}
+	name, err = a.startDaemon(arg, name, f, life)
+	life.Close()
+	if err != nil {
+		return nil, nil, errors.Join(err, ours.Close())
+	}
+	client, err := control.Dial(ctx, a.paths.FindControl(name))
+	if err != nil {
+		return nil, nil, errors.Join(err, ours.Close())
+	}
+	end := func() {
+		ours.Close()
+		ctx, cancel := context.WithTimeout(context.Background(), downTimeout)
+		defer cancel()
+		if err := client.WaitStopped(ctx); err != nil {
+			a.warn("%v", err)
+		}
+	}
+	limit, strict := execWait, f.wait > 0
+	if strict {
+		limit = f.wait
+	}
+	if err := a.waitConnected(ctx, name, limit); err != nil && (strict || ctx.Err() != nil) {
+		end()
+		return nil, nil, err
+	}
+	return client, end, nil
+}
+
+// commandError is the error of a command that could not be run.
+func commandError(code int, argv []string, err error) error {
+	var of *exec.Error
+	if errors.As(err, &of) {
+		err = of.Err
+	}
+	return &exitError{code, fmt.Errorf("%s: %w", argv[0], err)}
+}
