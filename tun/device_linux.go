@@ -105,13 +105,10 @@ func (d *kernelDevice) Read(bufs [][]byte, sizes []int, offset int) (int, error)
 		case !errors.Is(err, os.ErrDeadlineExceeded):
 			return 0, os.ErrClosed
 		}
-		// A deadline that has passed keeps even what is there from being read. It is cleared before the flag is looked at: the next
-		// Interrupt sets the flag before the deadline.
+		// With a deadline that has passed, readCall is not even called. An Interrupt that comes meanwhile has set the flag, which readCall looks at
+		// before it waits; one that comes later sets the deadline anew.
 		if err := d.File().SetReadDeadline(time.Time{}); err != nil {
 			return 0, os.ErrClosed
-		}
-		if d.interrupted.Swap(false) {
-			return 0, nil
 		}
 	}
 }
