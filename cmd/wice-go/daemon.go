@@ -7,19 +7,18 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"net/netip"
 	"os"
 	"os/signal"
 	"path/filepath"
 	"sync"
 	"syscall"
-	"time"
 
 	wgtun "golang.zx2c4.com/wireguard/tun"
 
 	"github.com/wice-go/wice-go/device"
 	"github.com/wice-go/wice-go/device/config"
 	"github.com/wice-go/wice-go/device/control"
+	"github.com/wice-go/wice-go/device/tunnel"
 	"github.com/wice-go/wice-go/tun"
 	"github.com/wice-go/wice-go/tun/netstack"
 )
@@ -132,26 +131,25 @@ func (r *running) setUp(ctx context.Context) error {
 		}
 		r.later(func() error { return r.hooks(context.Background(), "PostDown", i.PostDown) })
 	}
-	dev, err := r.openTun()
+	kernel, err := r.openTun()
 	if err != nil {
 		return err
 	}
-	r.dev, err = device.New(device.Options{
+	t, err := tunnel.New(tunnel.Options{
 		Name:            r.name,
 		Config:          r.cfg,
-		Tun:             dev,
-		TunKind:         r.tunKind(),
-		Backends:        backends(i.Signaling),
-		Ping:            r.ping,
+		Device:          kernel,
+		Ping:            kernelPing,
 		IncludeLoopback: r.flags.loopback,
 		Logger:          r.log,
 	})
 	if err != nil {
 		return err
 	}
+	r.dev, r.stack = t.Device(), t.Stack()
 	var serving sync.WaitGroup
 	r.later(func() error {
-		r.dev.Close()
+		t.Close()
 		uapi.Close()
 		serving.Wait()
 		return nil
@@ -166,15 +164,15 @@ func (r *running) setUp(ctx context.Context) error {
 			return err
 		}
 	}
-	if err = r.dev.Up(mark); err != nil {
+	if err = t.Up(mark); err != nil {
 		return err
 	}
 	serving.Go(func() {
 		r.dev.ServeUAPI(uapi)
 		r.requestStop() // the socket was removed
 	})
-	if err := r.startForwards(); err != nil {
-		return err
+	if r.stack == nil {
+		r.refuseForwards()
 	}
 	if err := r.hooks(ctx, "PostUp", i.PostUp); err != nil {
 		return err
@@ -227,7 +225,7 @@ func (r *running) openJournal(ctx context.Context) (*tun.Journal, error) {
 	return journal, nil
 }
 
-// openTun opens the kernel's TUN or, where that is wanted or the kernel's is not permitted, a userspace stack.
+// openTun opens the kernel's TUN. It returns nil where a userspace stack is wanted, or the kernel's is not permitted.
 func (r *running) openTun() (wgtun.Device, error) {
 	i := &r.cfg.Interface
 	mode := i.Tun
@@ -252,20 +250,7 @@ func (r *running) openTun() (wgtun.Device, error) {
 		}
 		return dev, nil
 	}
-	addresses := make([]netip.Addr, 0, len(i.Addresses))
-	for _, p := range i.Addresses {
-		addresses = append(addresses, p.Addr())
-	}
-	mtu := i.MTU
-	if mtu == 0 {
-		mtu = tun.DefaultMTU
-	}
-	stack, err := netstack.New(addresses, i.DNS, mtu)
-	if err != nil {
-		return nil, err
-	}
-	r.stack = stack
-	return stack.Device(), nil
+	return nil, nil
 }
 
 func (r *running) tunKind() string {
@@ -298,22 +283,13 @@ func (r *running) configure(journal *tun.Journal) (uint32, error) {
 	return configured.FwMark(), nil
 }
 
-// startForwards starts what the Forward lines ask for.
-func (r *running) startForwards() error {
+// refuseForwards says of the Forward lines that they mean nothing with a kernel TUN.
+func (r *running) refuseForwards() {
 	for _, f := range r.cfg.Interface.Forwards {
-		if r.stack == nil {
-			const why = "Forward is for the userspace stack; with a kernel TUN every program reaches the tunnel"
-			r.log.Warn(why, "forward", f.String())
-			r.ready.say("Forward = %s is left out: %s", f, why)
-			continue
-		}
-		w, err := r.stack.Forward(netstack.Forward(f), r.log)
-		if err != nil {
-			return fmt.Errorf("Forward = %s: %w", f, err)
-		}
-		r.later(w.Close)
+		const why = "Forward is for the userspace stack; with a kernel TUN every program reaches the tunnel"
+		r.log.Warn(why, "forward", f.String())
+		r.ready.say("Forward = %s is left out: %s", f, why)
 	}
-	return nil
 }
 
 // openControl makes the control socket, which is the lock of the interface too: it is the first thing made and the last one closed. It
@@ -372,12 +348,4 @@ func (d *daemon) Metrics(w io.Writer) error { return d.dev.Metrics(w) }
 func (d *daemon) Down(context.Context) error {
 	d.requestStop()
 	return nil
-}
-
-// ping sends one echo request through the tunnel, from the kernel's stack or our own.
-func (r *running) ping(ctx context.Context, to netip.Addr) (time.Duration, error) {
-	if r.stack != nil {
-		return r.stack.Ping(ctx, to)
-	}
-	return kernelPing(ctx, to)
 }

@@ -209,7 +209,7 @@ func (p *demoPeer) connected(ctx context.Context) (*control.Status, error) {
 		}
 		if p.client != nil {
 			s, err := p.client.Status(ctx)
-			if err == nil && len(notConnected(s)) == 0 && s.Peers[0].Path != nil {
+			if err == nil && len(s.NotConnected()) == 0 && s.Peers[0].Path != nil {
 				return s, nil
 			}
 			if err == nil {
@@ -226,7 +226,7 @@ func (p *demoPeer) connected(ctx context.Context) (*control.Status, error) {
 		if status == nil {
 			return nil, fmt.Errorf("%s: no answer: %w", p.name, ctx.Err())
 		}
-		return nil, fmt.Errorf("%s is not connected: %s", p.name, strings.Join(notConnected(status), "; "))
+		return nil, fmt.Errorf("%s is not connected: %s", p.name, strings.Join(status.NotConnected(), "; "))
 	}
 }
 

@@ -10,9 +10,6 @@ import (
 	"time"
 
 	"github.com/mattn/go-isatty"
-
-	"github.com/wice-go/wice-go/device/control"
-	"github.com/wice-go/wice-go/proto/key"
 )
 
 // painter colours text if the terminal takes it. The colours are those of wg.
@@ -242,15 +239,4 @@ func bytesText(paint painter, n uint64) string {
 		value, unit = value/1024, next
 	}
 	return fmt.Sprintf("%.2f %s", value, paint.in(cyan, unit))
-}
-
-// peerName is the name that the file gives a peer, or else the beginning of its key.
-func peerName(p *control.PeerStatus) string {
-	if p.Name != "" {
-		return p.Name
-	}
-	if k, err := key.ParsePublic(p.PublicKey); err == nil {
-		return k.Short()
-	}
-	return p.PublicKey
 }

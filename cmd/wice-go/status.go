@@ -74,7 +74,7 @@ func (a *app) status(ctx context.Context, arg string, f statusFlags) error {
 	}
 	var missing []string
 	for _, s := range list {
-		missing = append(missing, notConnected(s)...)
+		missing = append(missing, s.NotConnected()...)
 	}
 	if len(missing) > 0 {
 		return &exitError{exitNotReady, fmt.Errorf("not connected: %s", strings.Join(missing, "; "))}
@@ -228,7 +228,7 @@ func statusTable(s *control.Status, now time.Time, heading bool) string {
 	for n := range s.Peers {
 		p := &s.Peers[n]
 		rows = append(rows, []string{
-			peerName(p), overlayAddress(p), string(p.State), pathText(p.Path), roundTripText(p.RoundTripMs),
+			p.DisplayName(), overlayAddress(p), string(p.State), pathText(p.Path), roundTripText(p.RoundTripMs),
 			"rx " + bytesText(false, p.RxBytes) + ", tx " + bytesText(false, p.TxBytes), handshakeText(p.LastHandshake, now), oneLine(whyText(p)),
 		})
 	}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/wice-go/wice-go/device/config"
 	"github.com/wice-go/wice-go/device/control"
+	"github.com/wice-go/wice-go/device/tunnel"
 )
 
 // upFlags are the flags of "up": each #!wice key of [Interface] has one.
@@ -129,7 +130,7 @@ func (a *app) loadConfig(file string, f upFlags) (*config.Config, error) {
 	if i := &cfg.Interface; i.SOCKS5 != "" || i.HTTPProxy != "" {
 		return nil, fmt.Errorf("%s: SOCKS5 and HTTPProxy are not supported yet: leave them out, and lead single ports into the tunnel by Forward lines", file)
 	}
-	return cfg, cfg.CheckBackends(slices.Sorted(maps.Keys(backendTable())))
+	return cfg, cfg.CheckBackends(slices.Sorted(maps.Keys(tunnel.Backends())))
 }
 
 func (f upFlags) apply(i *config.Interface) error {
@@ -193,7 +194,7 @@ func (a *app) waitConnected(ctx context.Context, name string, limit time.Duratio
 		status, err := client.Status(ctx)
 		switch {
 		case err == nil:
-			if missing = notConnected(status); len(missing) == 0 {
+			if missing = status.NotConnected(); len(missing) == 0 {
 				return nil
 			}
 		case ctx.Err() == nil:
@@ -206,19 +207,6 @@ func (a *app) waitConnected(ctx context.Context, name string, limit time.Duratio
 				name, limit, strings.Join(missing, "\n  "))}
 		}
 	}
-}
-
-// notConnected lists the peers with ICE that are not connected, each with the reason.
-func notConnected(s *control.Status) []string {
-	var list []string
-	for _, p := range s.Peers {
-		switch p.State {
-		case control.StateConnected, control.StatePlain:
-			continue
-		}
-		list = append(list, fmt.Sprintf("%s: %s: %s", peerName(&p), p.State, p.Reason))
-	}
-	return list
 }
 
 func newDownCommand(a *app) *cobra.Command {

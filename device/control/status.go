@@ -2,8 +2,11 @@ package control
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/netip"
 	"time"
+
+	"github.com/wice-go/wice-go/proto/key"
 )
 
 // Version is the version of the schema of [Status]: fields may be added to it, never renamed or removed.
@@ -52,6 +55,43 @@ type PeerStatus struct {
 	TxBytes       uint64         `json:"txBytes"`
 	LastHandshake time.Time      `json:"lastHandshake,omitzero"`
 	Restarts      uint64         `json:"restarts"`
+}
+
+// DisplayName returns the name that the file gives the peer, or else the beginning of its key.
+func (p *PeerStatus) DisplayName() string {
+	if p.Name != "" {
+		return p.Name
+	}
+	if k, err := key.ParsePublic(p.PublicKey); err == nil {
+		return k.Short()
+	}
+	return p.PublicKey
+}
+
+// NotConnected lists the peers with ICE that are not connected, each with its state and the reason.
+func (s *Status) NotConnected() []string {
+	var list []string
+	for _, p := range s.Peers {
+		switch p.State {
+		case StateConnected, StatePlain:
+			continue
+		}
+		list = append(list, fmt.Sprintf("%s: %s: %s", p.DisplayName(), p.State, p.Reason))
+	}
+	return list
+}
+
+// RouteTo returns the peer that WireGuard sends packets for addr to, that of the longest prefix; nil if there is none.
+func (s *Status) RouteTo(addr netip.Addr) (best *PeerStatus) {
+	bits := -1
+	for i := range s.Peers {
+		for _, n := range s.Peers[i].AllowedIPs {
+			if n.Contains(addr) && n.Bits() > bits {
+				best, bits = &s.Peers[i], n.Bits()
+			}
+		}
+	}
+	return best
 }
 
 // PathKind says how packets reach the peer.

@@ -25,9 +25,10 @@ var layers = map[string]int{
 	"signal/signaltest": 2,
 	"signal/rendezvous": 2,
 
-	"device": 3,
-	"cmd":    4,
-	"test":   5,
+	"device":        3,
+	"device/tunnel": 4,
+	"cmd":           5,
+	"test":          6,
 }
 
 // sideways are the imports within a layer that are wanted, with their reason.
@@ -121,6 +122,10 @@ func TestMisplaced(t *testing.T) {
 		{"test/e2e", "test/natlab", false, true},
 		{"test/e2e", "cmd/wice-go", true, false},
 		{"cmd/wice-go", "device", false, true},
+		{"device/tunnel", "device", false, true},
+		{"device/tunnel", "signal/libp2p", false, true},
+		{"device", "device/tunnel", false, false},
+		{"test/e2e", "device/tunnel", false, true},
 	}
 	for _, test := range tests {
 		why := misplaced(&file{dir: test.from, test: test.test}, place(test.from), place(test.to))

@@ -23,7 +23,7 @@ const minAttempt = 2 * time.Second
 var errNoAddress = errors.New("no address that can be reached from the tunnel's")
 
 // DialContext connects as net.Dialer does, through the tunnel: network is tcp, tcp4, tcp6, udp, udp4 or udp6, and
-// names are asked of the tunnel's DNS servers. The addresses of a name are tried one after the other.
+// names are those of peers, or asked of the tunnel's DNS servers. The addresses of a name are tried one after the other.
 func (s *Stack) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
 	c, err := s.dial(ctx, network, address)
 	if err != nil {
@@ -84,12 +84,7 @@ func (s *Stack) dialTCP(ctx context.Context, remote netip.AddrPort, left int) (n
 		ctx, cancel = context.WithTimeout(ctx, max(time.Until(deadline)/time.Duration(left), minAttempt))
 		defer cancel()
 	}
-	full, protocol := fullAddress(remote)
-	c, err := gonet.DialContextTCP(ctx, s.stack, full, protocol)
-	if err != nil {
-		return nil, err
-	}
-	return c, nil
+	return s.connect(ctx, remote)
 }
 
 // DialUDP makes a UDP connection to remote. A zero local takes an address and a port of the stack's choice.

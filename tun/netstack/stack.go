@@ -21,6 +21,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	wgtun "golang.zx2c4.com/wireguard/tun"
 	"gvisor.dev/gvisor/pkg/tcpip"
@@ -62,6 +63,7 @@ type Stack struct {
 	ctx        context.Context // ends with Close
 	cancel     context.CancelFunc
 	closing    sync.Once
+	peers      atomic.Pointer[Peers] // never nil
 
 	mu        sync.Mutex // guards the following
 	closed    bool
@@ -83,6 +85,7 @@ func New(addresses []netip.Addr, dns []netip.Addr, mtu int) (*Stack, error) {
 		dns:       slices.Clone(dns),
 		listeners: make(map[*listener]struct{}),
 	}
+	s.SetPeers(nobody{})
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.device = newDevice(s, mtu)
 	if err := s.setUp(addresses); err != nil {
