@@ -23,6 +23,7 @@ import (
 	"github.com/wice-go/wice-go/proto/key"
 	"github.com/wice-go/wice-go/signal"
 	"github.com/wice-go/wice-go/signal/inproc"
+	"github.com/wice-go/wice-go/signal/rendezvous"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -490,6 +491,42 @@ func TestLiteralConfig(t *testing.T) {
 	a := openTest(t, Options{Config: cfg, Backends: map[string]signal.Factory{"inproc": new(inproc.Bus).New}, Logger: slog.New(slog.DiscardHandler), Name: "mine"})
 	if s, err := a.Status(); err != nil || s.Interface != "mine" || len(s.Peers) != 1 || s.Peers[0].Name != "bob" {
 		t.Errorf("got %+v, %v", s, err)
+	}
+}
+
+// TestRendezvous uses the signaling that tunnels have by default, with a rendezvous on this machine.
+func TestRendezvous(t *testing.T) {
+	server, err := rendezvous.Start(t.Context(), rendezvous.Options{
+		Addresses: []netip.Addr{netip.MustParseAddr("127.0.0.1")}, StateDir: t.TempDir(), Relay: true, AllowPrivate: true, Logger: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { server.Close() })
+	ka, kb := key.NewPrivate(), key.NewPrivate()
+	side := func(k key.Private, address, peer string) *Tunnel {
+		text := fmt.Sprintf("[Interface]\nPrivateKey = %s\nAddress = %s\n%s\n%s", k.Base64(), address, server.Lines()[0], peer)
+		cfg, err := config.Parse("", strings.NewReader(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		cfg.Interface.Signaling[0].Query.Set("mdns", "false")
+		return openTest(t, Options{Config: cfg, IncludeLoopback: true, Logger: slog.New(slog.DiscardHandler)})
+	}
+	a := side(ka, "10.7.0.1/24", peerSection(kb, "bob", "10.7.0.2/32"))
+	b := side(kb, "10.7.0.2/24", peerSection(ka, "alice", "10.7.0.1/32"))
+	echo(t, listenTest(t, b, ":7"))
+	c, err := a.DialContext(testContext(t), "tcp", "bob:7") // without Wait
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	io.WriteString(c, "hello")
+	if err := c.(interface{ CloseWrite() error }).CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := io.ReadAll(c); string(got) != "hello" || err != nil {
+		t.Errorf("got %q, %v", got, err)
 	}
 }
 
