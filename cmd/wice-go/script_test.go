@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -27,9 +28,10 @@ func TestMain(m *testing.M) {
 // scriptPatience is for what takes a fraction of a second on an idle machine.
 const scriptPatience = 30 * time.Second
 
-// Two key pairs of no secrecy, for the configurations of the scripts.
+// Key pairs of no secrecy, for the configurations of the scripts.
 var scriptKeys = map[string]string{
 	"ALICE_KEY": "iFmWBS2pHmAJZPsZ0NfO6ipv6fuZBYMHDQ3D2Vq1QUY=", "BOB_KEY": "IAfCFnUNpSzEXj+QdGCv4Md2REm6K4eGOCJNrpWqn3A=",
+	"CAROL_KEY": "eLAo1wVTVKEIYXCk5i8FmKe+9248bJmGsW2lF7+FW2M=", "DAVE_KEY": "OP/6uznc5o4Tum4Lfg0pxBuKpfhMvtwc8jpl5ypsfnY=",
 }
 
 // TestScript runs the command line as users do, each script of testdata in a world of its own: rootless, and with traffic on loopback alone.
@@ -41,6 +43,7 @@ func TestScript(t *testing.T) {
 		Setup:               setUpScript,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"code": scriptCode, "eventually": scriptEventually, "expand": scriptExpand, "ports": scriptPorts, "refused": scriptRefused,
+			"says": scriptSays, "serve": scriptServe,
 		},
 	})
 }
@@ -155,5 +158,40 @@ func scriptRefused(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	if (err != nil) == neg {
 		ts.Fatalf("dial port %s: %v", args[0], err)
+	}
+}
+
+// scriptServe is "serve VAR TEXT": a server on loopback says that to everyone, and its port is in the variable.
+func scriptServe(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: serve VAR TEXT")
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	ts.Check(err)
+	ts.Defer(func() { l.Close() })
+	ts.Setenv(args[0], fmt.Sprint(l.Addr().(*net.TCPAddr).Port))
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			io.WriteString(c, args[1])
+			c.Close()
+		}
+	}()
+}
+
+// scriptSays is "says PORT TEXT": who listens on that port of loopback says no more and no less.
+func scriptSays(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: says PORT TEXT")
+	}
+	c, err := net.Dial("tcp", "127.0.0.1:"+args[0])
+	ts.Check(err)
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(scriptPatience))
+	if got, err := io.ReadAll(c); err != nil || string(got) != args[1] {
+		ts.Fatalf("got %q, %v, want %q", got, err, args[1])
 	}
 }

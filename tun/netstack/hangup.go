@@ -1,11 +1,14 @@
 package netstack
 
 import (
+	"bytes"
 	"context"
+	"io"
 	"net/netip"
 	"sync"
 	"time"
 
+	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 )
 
@@ -50,12 +53,12 @@ func (s *Stack) connections(f func(*tcp.Endpoint, tcp.EndpointState) bool) {
 	}
 }
 
-// unfinished reports whether a connection that was closed has something left to send.
+// unfinished reports whether a connection that was closed, or half of it, has something left to send.
 func (s *Stack) unfinished() (found bool) {
-	s.connections(func(_ *tcp.Endpoint, state tcp.EndpointState) bool {
+	s.connections(func(ep *tcp.Endpoint, state tcp.EndpointState) bool {
 		switch state {
-		case tcp.StateFinWait1, tcp.StateClosing, tcp.StateLastAck:
-			found = true
+		case tcp.StateEstablished, tcp.StateCloseWait, tcp.StateFinWait1, tcp.StateClosing, tcp.StateLastAck:
+			found = closedForWriting(ep)
 		}
 		return !found
 	})
@@ -67,14 +70,34 @@ func (s *Stack) resetAll() map[netip.Addr]bool {
 	remotes := make(map[netip.Addr]bool)
 	s.connections(func(ep *tcp.Endpoint, state tcp.EndpointState) bool {
 		switch state {
-		case tcp.StateEstablished, tcp.StateCloseWait, tcp.StateFinWait1, tcp.StateFinWait2:
-			remote, err := ep.GetRemoteAddress()
-			ep.Abort()
-			if ip, ok := netip.AddrFromSlice(remote.Addr.AsSlice()); ok && err == nil {
-				remotes[ip.Unmap()] = true
+		case tcp.StateFinWait2:
+			if closedForReading(ep) { // the other end has it all, of which a reset could take away what is not read yet
+				return true
 			}
+		case tcp.StateEstablished, tcp.StateCloseWait, tcp.StateFinWait1:
+		default:
+			return true
+		}
+		remote, err := ep.GetRemoteAddress()
+		ep.Abort()
+		if ip, ok := netip.AddrFromSlice(remote.Addr.AsSlice()); ok && err == nil {
+			remotes[ip.Unmap()] = true
 		}
 		return true
 	})
 	return remotes
+}
+
+// closedForWriting tells a connection whose end is sent once all that was written has been: its state changes only then.
+func closedForWriting(ep *tcp.Endpoint) bool {
+	_, err := ep.Write(bytes.NewReader(nil), tcpip.WriteOptions{})
+	_, closed := err.(*tcpip.ErrClosedForSend)
+	return closed
+}
+
+// closedForReading tells a connection that was closed from one whose other half is open still.
+func closedForReading(ep *tcp.Endpoint) bool {
+	_, err := ep.Read(io.Discard, tcpip.ReadOptions{Peek: true})
+	_, closed := err.(*tcpip.ErrClosedForReceive)
+	return closed
 }
