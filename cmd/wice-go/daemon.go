@@ -149,6 +149,9 @@ func (r *running) setUp(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if r.stack != nil {
+		r.stack.UsePeers(r.dev)
+	}
 	var serving sync.WaitGroup
 	r.later(func() error {
 		r.dev.Close()
@@ -174,6 +177,9 @@ func (r *running) setUp(ctx context.Context) error {
 		r.requestStop() // the socket was removed
 	})
 	if err := r.startForwards(); err != nil {
+		return err
+	}
+	if err := r.startProxies(); err != nil {
 		return err
 	}
 	if err := r.hooks(ctx, "PostUp", i.PostUp); err != nil {

@@ -23,7 +23,7 @@ const minAttempt = 2 * time.Second
 var errNoAddress = errors.New("no address that can be reached from the tunnel's")
 
 // DialContext connects as net.Dialer does, through the tunnel: network is tcp, tcp4, tcp6, udp, udp4 or udp6, and
-// names are asked of the tunnel's DNS servers. The addresses of a name are tried one after the other.
+// names are those of peers, or are asked of the tunnel's DNS servers. The addresses of a name are tried one after the other.
 func (s *Stack) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
 	c, err := s.dial(ctx, network, address)
 	if err != nil {
@@ -58,13 +58,19 @@ func (s *Stack) dial(ctx context.Context, network, address string) (net.Conn, er
 	for i, a := range addresses {
 		remote := netip.AddrPortFrom(a, uint16(port))
 		var c net.Conn
-		if network[:3] == "udp" {
+		switch {
+		case !s.routed(a):
+			err = ErrNoRoute
+		case network[:3] == "udp":
 			c, err = s.DialUDP(netip.AddrPort{}, remote)
-		} else {
+		default:
 			c, err = s.dialTCP(ctx, remote, len(addresses)-i)
 		}
 		if err == nil {
 			return c, nil
+		}
+		if a.String() != host {
+			err = fmt.Errorf("%s: %w", a, err)
 		}
 		failed = append(failed, err)
 		if ctx.Err() != nil {
@@ -87,7 +93,7 @@ func (s *Stack) dialTCP(ctx context.Context, remote netip.AddrPort, left int) (n
 	full, protocol := fullAddress(remote)
 	c, err := gonet.DialContextTCP(ctx, s.stack, full, protocol)
 	if err != nil {
-		return nil, err
+		return nil, standardError(err)
 	}
 	return c, nil
 }

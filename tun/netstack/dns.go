@@ -32,11 +32,16 @@ var (
 )
 
 // LookupHost returns the addresses of a host, those of IPv6 first, of the families that the stack has. An address is
-// its own answer. Only the tunnel's servers are asked; neither the hosts file nor the search domains of this machine
-// count.
+// its own answer. The names of peers come first; then only the tunnel's servers are asked. Neither the hosts file nor the
+// search domains of this machine count.
 func (s *Stack) LookupHost(ctx context.Context, host string) ([]netip.Addr, error) {
 	if a, err := netip.ParseAddr(host); err == nil {
 		return []netip.Addr{a.Unmap().WithZone("")}, nil
+	}
+	if s.peers != nil {
+		if addresses := s.peers.PeerAddresses(strings.TrimSuffix(host, ".")); len(addresses) > 0 {
+			return addresses, nil
+		}
 	}
 	fail := func(err error) ([]netip.Addr, error) {
 		return nil, &net.DNSError{Err: err.Error(), Name: host, IsNotFound: errors.Is(err, errNoSuchHost), IsTimeout: errors.Is(err, context.DeadlineExceeded), UnwrapErr: err}

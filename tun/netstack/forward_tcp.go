@@ -69,14 +69,14 @@ func (w *Forwarding) carryTCP(in net.Conn) {
 	defer stop()
 	w.stack.keepAlive(in, out)
 	var back sync.WaitGroup
-	back.Go(func() { w.copyHalf(in, out) })
-	w.copyHalf(out, in)
+	back.Go(func() { w.stack.copyHalf(in, out) })
+	w.stack.copyHalf(out, in)
 	back.Wait()
 }
 
-func (w *Forwarding) copyHalf(to, from net.Conn) {
+func (s *Stack) copyHalf(to, from net.Conn) {
 	if _, err := io.Copy(to, from); err != nil {
-		w.stack.reset(to, from)
+		s.reset(to, from)
 		return
 	}
 	if half, ok := to.(interface{ CloseWrite() error }); ok {
@@ -92,7 +92,7 @@ func (s *Stack) reset(conns ...net.Conn) {
 				ep.Abort()
 			}
 		}
-		if outside, ok := c.(*net.TCPConn); ok {
+		if outside, ok := c.(interface{ SetLinger(int) error }); ok {
 			outside.SetLinger(0)
 		}
 		c.Close()
