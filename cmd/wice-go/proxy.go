@@ -15,6 +15,7 @@ func (r *running) startProxies() error {
 		serve       func(netstack.ProxyOptions) (*netstack.Proxy, error)
 	}{
 		{"SOCKS5", i.SOCKS5, r.stack.ServeSOCKS5},
+		{"HTTPProxy", i.HTTPProxy, r.stack.ServeHTTPProxy},
 	} {
 		if p.listen == "" {
 			continue

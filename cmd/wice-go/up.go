@@ -63,7 +63,7 @@ daemon running. Without the right to make a kernel TUN the userspace stack carri
 	flags.StringVar(&f.networkTypes, "network-types", "", "network types to use: udp4,udp6,tcp4,tcp6")
 	flags.StringVar(&f.tun, "tun", "", "kind of TUN: auto, kernel or netstack")
 	flags.StringVar(&f.socks5, "socks5", "", "address of a SOCKS5 proxy into the tunnel, such as 127.0.0.1:1080 (userspace stack)")
-	flags.StringVar(&f.httpProxy, "http-proxy", "", "address of an HTTP proxy into the tunnel (not supported yet)")
+	flags.StringVar(&f.httpProxy, "http-proxy", "", "address of an HTTP proxy into the tunnel, such as 127.0.0.1:8080 (userspace stack)")
 	flags.StringArrayVar(&f.forwards, "forward", nil, "forward, as after \"Forward =\" (repeatable, userspace stack)")
 	flags.BoolVar(&f.lazy, "lazy", false, "start sessions with the first packet or offer")
 	flags.BoolVar(&f.loopback, "loopback", false, "let loopback addresses be ICE candidates: for peers on this machine alone")
@@ -125,9 +125,6 @@ func (a *app) loadConfig(file string, f upFlags) (*config.Config, error) {
 	}
 	if err := f.apply(&cfg.Interface); err != nil {
 		return nil, err
-	}
-	if i := &cfg.Interface; i.HTTPProxy != "" {
-		return nil, fmt.Errorf("%s: HTTPProxy is not supported yet: leave it out, and use SOCKS5", file)
 	}
 	return cfg, cfg.CheckBackends(slices.Sorted(maps.Keys(backendTable())))
 }
