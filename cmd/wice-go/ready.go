@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"strconv"
+	"strings"
 
 	"gopkg.in/natefinch/lumberjack.v2"
 )
@@ -87,6 +88,9 @@ func (a *app) startDaemon(arg, name string, f upFlags) (string, error) {
 		return "", err
 	}
 	defer read.Close()
+	if err := f.hand(); err != nil {
+		return "", err
+	}
 	process, err := detach(exe, append([]string{"up", arg, "--foreground", "--" + readyFlag, strconv.Itoa(readyPipe)}, f.args()...), write)
 	write.Close()
 	if err != nil {
@@ -119,7 +123,21 @@ func (a *app) startDaemon(arg, name string, f upFlags) (string, error) {
 	}
 }
 
-// args returns the flags that a daemon needs to be told; the environment reaches it by itself.
+// secretFlags are the flags whose values may have passwords in them. A daemon is told them by the environment: everyone can read its command
+// line, for as long as it runs.
+var secretFlags = []string{"ice-server", "socks5", "http-proxy"}
+
+// hand puts the values of the secret flags where a daemon finds them.
+func (f upFlags) hand() error {
+	for n, value := range []string{strings.Join(f.iceServers, "\n"), f.socks5, f.httpProxy} {
+		if err := os.Setenv(envName(secretFlags[n]), value); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// args returns the other flags that a daemon needs to be told; the environment reaches it by itself.
 func (f upFlags) args() []string {
 	var args []string
 	add := func(flag string, values ...string) {
@@ -130,12 +148,9 @@ func (f upFlags) args() []string {
 		}
 	}
 	add("signaling", f.signaling...)
-	add("ice-server", f.iceServers...)
 	add("candidate-types", f.candidateTypes)
 	add("network-types", f.networkTypes)
 	add("tun", f.tun)
-	add("socks5", f.socks5)
-	add("http-proxy", f.httpProxy)
 	add("forward", f.forwards...)
 	add("log-level", f.logLevel)
 	if f.lazy {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/wice-go/wice-go/device/config"
 	"github.com/wice-go/wice-go/device/control"
@@ -57,20 +58,25 @@ daemon running. Without the right to make a kernel TUN the userspace stack carri
 	flags.BoolVarP(&f.foreground, "foreground", "f", false, "stay in the foreground and log to stderr")
 	flags.DurationVar(&f.wait, "wait", 0, "return only when every peer with ICE is connected, else exit with code 4 after this time")
 	flags.Lookup("wait").NoOptDefVal = defaultWait.String()
+	flags.StringVar(&f.tun, "tun", "", "kind of TUN: auto, kernel or netstack")
+	f.addTunnelFlags(flags)
+	flags.IntVar(&f.readyFD, readyFlag, 0, "")
+	flags.MarkHidden(readyFlag)
+	return cmd
+}
+
+// addTunnelFlags adds what "up" and "proxy" have in common.
+func (f *upFlags) addTunnelFlags(flags *pflag.FlagSet) {
 	flags.StringArrayVar(&f.signaling, "signaling", nil, "signaling backend, as after \"Signaling =\" (repeatable)")
 	flags.StringArrayVar(&f.iceServers, "ice-server", nil, "STUN or TURN server, as after \"ICEServer =\" (repeatable)")
 	flags.StringVar(&f.candidateTypes, "candidate-types", "", "candidate types to use: host,srflx,relay")
 	flags.StringVar(&f.networkTypes, "network-types", "", "network types to use: udp4,udp6,tcp4,tcp6")
-	flags.StringVar(&f.tun, "tun", "", "kind of TUN: auto, kernel or netstack")
-	flags.StringVar(&f.socks5, "socks5", "", "address of a SOCKS5 proxy into the tunnel, such as 127.0.0.1:1080 (userspace stack)")
-	flags.StringVar(&f.httpProxy, "http-proxy", "", "address of an HTTP proxy into the tunnel, such as 127.0.0.1:8080 (userspace stack)")
+	flags.StringVar(&f.socks5, "socks5", "", "address of a SOCKS5 proxy into the tunnel, as after \"SOCKS5 =\" (userspace stack)")
+	flags.StringVar(&f.httpProxy, "http-proxy", "", "address of an HTTP proxy into the tunnel, as after \"HTTPProxy =\" (userspace stack)")
 	flags.StringArrayVar(&f.forwards, "forward", nil, "forward, as after \"Forward =\" (repeatable, userspace stack)")
 	flags.BoolVar(&f.lazy, "lazy", false, "start sessions with the first packet or offer")
 	flags.BoolVar(&f.loopback, "loopback", false, "let loopback addresses be ICE candidates: for peers on this machine alone")
 	flags.StringVar(&f.logLevel, "log-level", "", "debug, info, warn, error or silent (default: LOG_LEVEL, else info)")
-	flags.IntVar(&f.readyFD, readyFlag, 0, "")
-	flags.MarkHidden(readyFlag)
-	return cmd
 }
 
 func (a *app) up(ctx context.Context, arg string, f upFlags) error {
@@ -141,8 +147,8 @@ func (f upFlags) apply(i *config.Interface) error {
 	note("candidate-types", set(&i.CandidateTypes, f.candidateTypes, config.ParseCandidateTypes))
 	note("network-types", set(&i.NetworkTypes, f.networkTypes, config.ParseNetworkTypes))
 	note("tun", set(&i.Tun, f.tun, config.ParseTun))
-	note("socks5", set(&i.SOCKS5, f.socks5, config.ParseListen))
-	note("http-proxy", set(&i.HTTPProxy, f.httpProxy, config.ParseListen))
+	note("socks5", set(&i.SOCKS5, f.socks5, config.ParseProxy))
+	note("http-proxy", set(&i.HTTPProxy, f.httpProxy, config.ParseProxy))
 	note("forward", setEach(&i.Forwards, f.forwards, config.ParseForward))
 	if f.lazy {
 		i.Lazy = true
