@@ -3,6 +3,8 @@ package device
 import (
 	"net/netip"
 	"strings"
+
+	"github.com/wice-go/wice-go/device/control"
 )
 
 // overlayMap is what is behind the tunnel. It is immutable.
@@ -52,4 +54,21 @@ func (d *Device) Routed(a netip.Addr) bool {
 		}
 	}
 	return false
+}
+
+// Reason says which peer has the address and what keeps it from being reached, "" where it is connected.
+func (d *Device) Reason(a netip.Addr) string {
+	s, err := d.Status(d.ctx)
+	if err != nil {
+		return ""
+	}
+	p := routeTo(s, a)
+	if p == nil || p.State == control.StateConnected {
+		return ""
+	}
+	who := p.Name
+	if who == "" {
+		who = p.PublicKey
+	}
+	return strings.TrimSuffix(who+": "+string(p.State)+": "+p.Reason, ": ")
 }

@@ -16,6 +16,8 @@ type Peers interface {
 	PeerAddresses(name string) []netip.Addr
 	// Routed reports whether a peer has the address among its allowed IPs: WireGuard drops all other packets without a word.
 	Routed(netip.Addr) bool
+	// Reason says, for people, which peer has the address and what keeps it from being reached, "" if nothing is known.
+	Reason(netip.Addr) string
 }
 
 // ErrNoRoute says that WireGuard has nobody to send to.
@@ -27,6 +29,23 @@ func (s *Stack) UsePeers(p Peers) { s.peers = p }
 
 // routed reports whether packets to an address come anywhere.
 func (s *Stack) routed(a netip.Addr) bool { return s.peers == nil || s.own[a] || s.peers.Routed(a) }
+
+// reason is what is known of a host that did not answer, in parentheses.
+func (s *Stack) reason(host string) string {
+	if s.peers == nil {
+		return ""
+	}
+	addresses := s.peers.PeerAddresses(host)
+	if a, err := netip.ParseAddr(host); err == nil {
+		addresses = []netip.Addr{a}
+	}
+	for _, a := range addresses {
+		if why := s.peers.Reason(a); why != "" {
+			return " (" + why + ")"
+		}
+	}
+	return ""
+}
 
 // gvisorErrors are the errors that gVisor's connections give as text alone, with those of package net.
 var gvisorErrors = map[string]error{

@@ -101,7 +101,8 @@ func (p *Proxy) dial(ctx context.Context, address string) (net.Conn, error) {
 		return c, nil
 	}
 	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-		err = fmt.Errorf("no answer from %s within %v: %w", address, proxyDialTimeout, context.DeadlineExceeded)
+		host, _, _ := net.SplitHostPort(address) // it was dialed
+		err = fmt.Errorf("no answer from %s within %v%s: %w", address, proxyDialTimeout, p.stack.reason(host), context.DeadlineExceeded)
 	}
 	p.log.Debug("proxy: not connected", "err", err)
 	return nil, err
