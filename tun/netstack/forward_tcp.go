@@ -118,6 +118,16 @@ func (s *Stack) keepAlive(conns ...net.Conn) {
 	}
 }
 
+// giveUp ends a connection of this stack when what it sends is not acknowledged for so long.
+func (s *Stack) giveUp(c net.Conn, after time.Duration) {
+	if inside, ok := c.(*gonet.TCPConn); ok {
+		if ep := s.endpoint(inside); ep != nil {
+			limit := tcpip.TCPUserTimeoutOption(after)
+			ep.SetSockOpt(&limit)
+		}
+	}
+}
+
 // endpoint finds what a connection is made of, which gonet does not give away; nil if it has ended.
 func (s *Stack) endpoint(c *gonet.TCPConn) tcpip.Endpoint {
 	local, remote := addrPort(c.LocalAddr()), addrPort(c.RemoteAddr())

@@ -16,6 +16,10 @@ const (
 	// maxProxyHeader bounds the header of a request to the HTTP proxy, in bytes.
 	maxProxyHeader = 64 << 10
 
+	// requestTimeout is how long the server of a plain request may leave what was sent unacknowledged. Connections are kept for several
+	// requests: without it, one that is reused after the peer has gone would hang for a quarter of an hour.
+	requestTimeout = 10 * time.Second
+
 	// proxyKeepAlive is how long a connection is kept for another request, on both sides.
 	proxyKeepAlive = time.Minute
 )
@@ -40,7 +44,13 @@ func (s *Stack) ServeHTTPProxy(o ProxyOptions) (*Proxy, error) {
 	}
 	h := &httpProxy{Proxy: p}
 	transport := &http.Transport{
-		DialContext:        func(ctx context.Context, _, address string) (net.Conn, error) { return p.dial(ctx, address) },
+		DialContext: func(ctx context.Context, _, address string) (net.Conn, error) {
+			c, err := p.dial(ctx, address)
+			if err == nil {
+				p.stack.giveUp(c, requestTimeout)
+			}
+			return c, err
+		},
 		DisableCompression: true, // the client's matter
 		MaxIdleConns:       maxProxied / 8,
 		IdleConnTimeout:    proxyKeepAlive,

@@ -84,7 +84,7 @@ func failureOf(err error) failure {
 	switch {
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return failedRefusal
-	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
+	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout(), errors.Is(standardError(err), syscall.ETIMEDOUT):
 		return failedTimeout
 	case errors.As(err, &dns):
 		return failedName
