@@ -246,9 +246,17 @@ func TestSOCKSUDP(t *testing.T) {
 		c.Close()
 		return true
 	}
-	for deadline := time.Now().Add(10 * time.Second); !rebound(); time.Sleep(5 * time.Millisecond) {
+	eventually(t, "the association ends with its connection", rebound)
+}
+
+// eventually waits until something is so.
+func eventually(t *testing.T, what string, so func() bool) {
+	t.Helper()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(10 * time.Second); !so(); <-tick.C {
 		if time.Now().After(deadline) {
-			t.Fatal("the association didn't end with its connection")
+			t.Fatalf("not within 10 s: %s", what)
 		}
 	}
 }
@@ -298,7 +306,7 @@ func TestHTTPProxy(t *testing.T) {
 	defer server.Close()
 	alice := client(p, url.UserPassword("alice", "s3:cr@t"))
 	for _, host := range []string{"bob", "10.0.0.2", "[fd00::2]"} {
-		r, err := http.NewRequest("POST", "http://"+host+"/path?q=1", strings.NewReader("body"))
+		r, err := http.NewRequest(http.MethodPost, "http://"+host+"/path?q=1", strings.NewReader("body"))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -311,7 +319,7 @@ func TestHTTPProxy(t *testing.T) {
 		}
 		body, _ := io.ReadAll(answer.Body)
 		answer.Body.Close()
-		if want := "POST " + host + " /path?q=1 body"; answer.StatusCode != 200 || string(body) != want {
+		if want := "POST " + host + " /path?q=1 body"; answer.StatusCode != http.StatusOK || string(body) != want {
 			t.Errorf("%s: got %d %q, want %q", host, answer.StatusCode, body, want)
 		}
 		if answer.Header.Get("X-Hop") != "" || seen.Get("X-Private") != "" || seen.Get("Proxy-Authorization") != "" || seen.Get("X-Forwarded-For") != "" || seen.Get("X-Kept") == "" {
@@ -476,11 +484,7 @@ func TestProxySlots(t *testing.T) {
 			c.Close()
 		}
 	}
-	for deadline := time.Now().Add(10 * time.Second); len(p.slots) > 1; time.Sleep(5 * time.Millisecond) { // accept has one
-		if time.Now().After(deadline) {
-			t.Fatalf("%d slots never came back", len(p.slots))
-		}
-	}
+	eventually(t, "all slots come back but that of accept", func() bool { return len(p.slots) <= 1 })
 }
 
 func TestProxyPortTaken(t *testing.T) {
