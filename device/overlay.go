@@ -2,26 +2,32 @@ package device
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/wice-go/wice-go/device/control"
+	"github.com/wice-go/wice-go/proto/key"
+	"github.com/wice-go/wice-go/signal/session"
 )
 
 // overlayMap is what is behind the tunnel. It is immutable.
 type overlayMap struct {
-	prefixes map[netip.Prefix]bool
-	lengths  map[int]bool            // of the prefixes
+	prefixes map[netip.Prefix]key.Public
+	lengths  []int                   // of the prefixes, the longest first
 	names    map[string][]netip.Addr // single addresses of peers, by the name in lower case
 }
 
 // mapOverlay notes the allowed IPs of WireGuard's table. Of two peers whose names differ in case alone the first one has the name.
 func (d *Device) mapOverlay(state *wgState) {
-	m := &overlayMap{prefixes: make(map[netip.Prefix]bool), lengths: make(map[int]bool), names: make(map[string][]netip.Addr)}
+	m := &overlayMap{prefixes: make(map[netip.Prefix]key.Public), names: make(map[string][]netip.Addr)}
 	for i := range state.peers {
 		var single []netip.Addr
 		for _, prefix := range state.peers[i].allowedIPs {
-			m.prefixes[prefix.Masked()] = true
-			m.lengths[prefix.Bits()] = true
+			m.prefixes[prefix.Masked()] = state.peers[i].publicKey
+			if !slices.Contains(m.lengths, prefix.Bits()) {
+				m.lengths = append(m.lengths, prefix.Bits())
+			}
 			if prefix.IsSingleIP() {
 				single = append(single, prefix.Addr())
 			}
@@ -30,45 +36,70 @@ func (d *Device) mapOverlay(state *wgState) {
 			m.names[name] = single
 		}
 	}
+	slices.Sort(m.lengths)
+	slices.Reverse(m.lengths)
 	d.behind.Store(m)
 }
 
 // PeerAddresses returns the single addresses among the allowed IPs of the peer with that name, in whatever case.
 func (d *Device) PeerAddresses(name string) []netip.Addr {
 	if m := d.behind.Load(); m != nil {
-		return m.names[strings.ToLower(name)]
+		return slices.Clone(m.names[strings.ToLower(name)])
 	}
 	return nil
 }
 
 // Routed reports whether a peer has the address among its allowed IPs.
 func (d *Device) Routed(a netip.Addr) bool {
-	m := d.behind.Load()
-	if m == nil {
-		return false
-	}
-	a = a.Unmap().WithZone("")
-	for bits := range m.lengths {
-		if prefix, err := a.Prefix(bits); err == nil && m.prefixes[prefix] {
-			return true
-		}
-	}
-	return false
+	_, ok := d.routeTo(a)
+	return ok
 }
 
-// Reason says which peer has the address and what keeps it from being reached, "" where it is connected.
-func (d *Device) Reason(a netip.Addr) string {
+// routeTo returns the peer that WireGuard sends packets for the address to: that of the longest prefix.
+func (d *Device) routeTo(a netip.Addr) (key.Public, bool) {
+	m := d.behind.Load()
+	if m == nil {
+		return key.Public{}, false
+	}
+	a = a.Unmap().WithZone("")
+	for _, bits := range m.lengths {
+		if prefix, err := a.Prefix(bits); err == nil {
+			if pk, ok := m.prefixes[prefix]; ok {
+				return pk, true
+			}
+		}
+	}
+	return key.Public{}, false
+}
+
+// Reason says which peer has the address and what keeps it from being reached, "" where it is reached. It is lasting unless the first
+// packets to the peer may change it: those to a lazy peer, or to an ordinary one of WireGuard, whose state only a handshake tells.
+func (d *Device) Reason(a netip.Addr) (why string, lasting bool) {
+	pk, ok := d.routeTo(a)
+	if !ok {
+		return "", false
+	}
+	if p := d.lookup(pk); p != nil {
+		if ice := p.session.Status(); ice.Path != nil && ice.State == session.Connected {
+			return "", false
+		}
+	}
 	s, err := d.Status(d.ctx)
 	if err != nil {
-		return ""
+		return "", false
 	}
-	p := routeTo(s, a)
-	if p == nil || p.State == control.StateConnected {
-		return ""
+	i := slices.IndexFunc(s.Peers, func(p control.PeerStatus) bool { return p.PublicKey == pk.String() })
+	if i < 0 {
+		return "", false
+	}
+	p := &s.Peers[i]
+	plain := p.State == control.StatePlain
+	if p.State == control.StateConnected || plain && time.Since(p.LastHandshake) < answeredWithin {
+		return "", false
 	}
 	who := p.Name
 	if who == "" {
 		who = p.PublicKey
 	}
-	return strings.TrimSuffix(who+": "+string(p.State)+": "+p.Reason, ": ")
+	return strings.TrimSuffix(who+": "+string(p.State)+": "+p.Reason, ": "), !d.isLazy(pk) && (!plain || p.Path == nil)
 }

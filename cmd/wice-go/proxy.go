@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 
@@ -35,8 +36,11 @@ proxy. When neither the file nor a flag has a proxy or a forward, SOCKS5 is serv
 			}
 			i := &cfg.Interface
 			i.Tun = config.TunNetstack
-			if i.SOCKS5.Listen == "" && i.HTTPProxy.Listen == "" && len(i.Forwards) == 0 {
+			if !i.SOCKS5.Off && i.SOCKS5.Listen == "" && i.HTTPProxy.Listen == "" && len(i.Forwards) == 0 {
 				i.SOCKS5.Listen = defaultSOCKS5
+			}
+			if i.SOCKS5.Listen == "" && i.HTTPProxy.Listen == "" && len(i.Forwards) == 0 {
+				return usageError(errors.New("there is nothing to serve: leave out --socks5 off, or add --http-proxy or --forward"))
 			}
 			return a.runForeground(cmd.Context(), name, cfg, f)
 		},

@@ -152,6 +152,7 @@ func (m ICEMode) String() string {
 
 // Proxy is where a proxy into the tunnel listens, and who may use it.
 type Proxy struct {
+	Off      bool   // said to be off, not just unsaid
 	Listen   string // host:port of this machine; "": off
 	User     string // "": everyone who can connect
 	Password string
@@ -159,15 +160,18 @@ type Proxy struct {
 
 // String returns the form that [ParseProxy] reads, with the password hidden.
 func (p Proxy) String() string {
-	if p.User == "" {
-		return p.Listen
+	if p.Password != "" {
+		p.Password = "(hidden)"
 	}
-	return p.User + ":(hidden)@" + p.Listen
+	return p.text()
 }
 
 // text is String with the password, as it stands in the file.
 func (p Proxy) text() string {
-	if p.User == "" {
+	switch {
+	case p.Off:
+		return proxyOff
+	case p.User == "":
 		return p.Listen
 	}
 	return p.User + ":" + p.Password + "@" + p.Listen

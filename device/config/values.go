@@ -108,13 +108,16 @@ func ParseBool(s string) (bool, error) {
 // maxCredential is the length, in bytes, that SOCKS 5 permits a user and a password (RFC 1929, section 2).
 const maxCredential = 255
 
+// proxyOff is the value of a proxy that is not wanted.
+const proxyOff = "off"
+
 // ParseProxy reads the address that a proxy listens on, such as 127.0.0.1:1080 or localhost:1080, and before it, if not everyone may
 // use the proxy, user:password@. "off" gives the zero value. A host is required: a proxy for other machines has to be asked for by its
 // address, 0.0.0.0 or [::]. No error has a part of the password.
 func ParseProxy(s string) (Proxy, error) {
 	s = strings.TrimSpace(s)
-	if strings.EqualFold(s, "off") {
-		return Proxy{}, nil
+	if strings.EqualFold(s, proxyOff) {
+		return Proxy{Off: true}, nil
 	}
 	var p Proxy
 	at := strings.LastIndexByte(s, '@')

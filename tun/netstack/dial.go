@@ -25,14 +25,24 @@ var errNoAddress = errors.New("no address that can be reached from the tunnel's"
 // DialContext connects as net.Dialer does, through the tunnel: network is tcp, tcp4, tcp6, udp, udp4 or udp6, and
 // names are those of peers, or are asked of the tunnel's DNS servers. The addresses of a name are tried one after the other.
 func (s *Stack) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
-	c, err := s.dial(ctx, network, address)
+	return s.dialOp(ctx, network, address, false)
+}
+
+// dialPromptly is DialContext for programs that wait for an answer and might take it elsewhere: a peer that is known to be down is not waited
+// for, however much time there is.
+func (s *Stack) dialPromptly(ctx context.Context, network, address string) (net.Conn, error) {
+	return s.dialOp(ctx, network, address, true)
+}
+
+func (s *Stack) dialOp(ctx context.Context, network, address string, promptly bool) (net.Conn, error) {
+	c, err := s.dial(ctx, network, address, promptly)
 	if err != nil {
 		return nil, &net.OpError{Op: "dial", Net: network, Err: fmt.Errorf("%s: %w", address, err)}
 	}
 	return c, nil
 }
 
-func (s *Stack) dial(ctx context.Context, network, address string) (net.Conn, error) {
+func (s *Stack) dial(ctx context.Context, network, address string, promptly bool) (net.Conn, error) {
 	if !slices.Contains([]string{"tcp", "tcp4", "tcp6", "udp", "udp4", "udp6"}, network) {
 		return nil, net.UnknownNetworkError(network)
 	}
@@ -64,7 +74,7 @@ func (s *Stack) dial(ctx context.Context, network, address string) (net.Conn, er
 		case network[:3] == "udp":
 			c, err = s.DialUDP(netip.AddrPort{}, remote)
 		default:
-			c, err = s.dialTCP(ctx, remote, len(addresses)-i)
+			c, err = s.dialTCP(ctx, remote, len(addresses)-i, promptly)
 		}
 		if err == nil {
 			return c, nil
@@ -81,7 +91,7 @@ func (s *Stack) dial(ctx context.Context, network, address string) (net.Conn, er
 }
 
 // dialTCP tries one address of several, for a fair share of the time that is left.
-func (s *Stack) dialTCP(ctx context.Context, remote netip.AddrPort, left int) (net.Conn, error) {
+func (s *Stack) dialTCP(ctx context.Context, remote netip.AddrPort, left int, promptly bool) (net.Conn, error) {
 	if err := s.use(); err != nil {
 		return nil, err
 	}
@@ -90,9 +100,18 @@ func (s *Stack) dialTCP(ctx context.Context, remote netip.AddrPort, left int) (n
 		ctx, cancel = context.WithTimeout(ctx, max(time.Until(deadline)/time.Duration(left), minAttempt))
 		defer cancel()
 	}
+	if promptly {
+		var cancel context.CancelFunc
+		ctx, cancel = s.whileUp(ctx, remote.Addr())
+		defer cancel()
+	}
+	start := time.Now()
 	full, protocol := fullAddress(remote)
 	c, err := gonet.DialContextTCP(ctx, s.stack, full, protocol)
 	if err != nil {
+		if errors.Is(context.Cause(ctx), context.DeadlineExceeded) {
+			return nil, s.noAnswer(remote.Addr(), start)
+		}
 		return nil, standardError(err)
 	}
 	return c, nil

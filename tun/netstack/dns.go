@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -77,7 +78,9 @@ func (s *Stack) LookupHost(ctx context.Context, host string) ([]netip.Addr, erro
 	for _, c := range asked {
 		r := <-c
 		all = append(all, r.addresses...)
-		errs = append(errs, r.err)
+		if r.err != nil && !slices.ContainsFunc(errs, func(e error) bool { return e.Error() == r.err.Error() }) {
+			errs = append(errs, r.err)
+		}
 	}
 	if len(all) > 0 {
 		return all, nil
@@ -99,8 +102,11 @@ func (s *Stack) ask(ctx context.Context, q dnsmessage.Question) ([]netip.Addr, e
 			}
 			last = fmt.Errorf("server %s: %w", server, err)
 			if ctx.Err() != nil {
-				return nil, ctx.Err()
+				return nil, last
 			}
+		}
+		if !slices.ContainsFunc(s.dns, func(server netip.Addr) bool { return !s.down(server) }) {
+			break // the peers of all servers are known to be down
 		}
 	}
 	return nil, last
@@ -124,7 +130,8 @@ func (s *Stack) exchange(ctx context.Context, server netip.Addr, q dnsmessage.Qu
 }
 
 func (s *Stack) exchangeOver(ctx context.Context, network string, server netip.Addr, query []byte, id uint16, q dnsmessage.Question) ([]netip.Addr, error) {
-	c, err := s.dial(ctx, network, netip.AddrPortFrom(server, 53).String())
+	start := time.Now()
+	c, err := s.dial(ctx, network, netip.AddrPortFrom(server, 53).String(), true)
 	if err != nil {
 		return nil, err
 	}
@@ -143,7 +150,10 @@ func (s *Stack) exchangeOver(ctx context.Context, network string, server netip.A
 	for {
 		n, err := c.Read(buf)
 		if err != nil {
-			return nil, errors.Join(ctx.Err(), err)
+			if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+				err = s.noAnswer(server, start)
+			}
+			return nil, err
 		}
 		addresses, err := parseAnswer(buf[:n], id, q)
 		if !errors.Is(err, errNotOurs) { // anyone may send us a datagram

@@ -42,7 +42,7 @@ type Forwarding struct {
 	dial    func(ctx context.Context, network, address string) (net.Conn, error)
 	ctx     context.Context
 	cancel  context.CancelFunc
-	open    io.Closer // the listener or packet connection; nil if it could not be made
+	open    io.Closer // the listener or packet connection
 	udpIdle time.Duration
 
 	slots chan struct{} // one for each connection or sender
@@ -59,7 +59,7 @@ func (s *Stack) startForward(f Forward, log *slog.Logger, most int, idle time.Du
 		log = slog.New(slog.DiscardHandler)
 	}
 	log = log.With("forward", f.Network, "target", f.Target)
-	w := &Forwarding{forward: f, stack: s, log: log, dial: s.DialContext, slots: make(chan struct{}, most), udpIdle: idle}
+	w := &Forwarding{forward: f, stack: s, log: log, dial: s.dialPromptly, slots: make(chan struct{}, most), udpIdle: idle}
 	w.ctx, w.cancel = context.WithCancel(s.ctx)
 	listenTCP := func(a netip.AddrPort) (net.Listener, error) { return net.Listen("tcp", a.String()) }
 	listenUDP := func(a netip.AddrPort) (net.PacketConn, error) { return net.ListenPacket("udp", a.String()) }
@@ -72,6 +72,10 @@ func (s *Stack) startForward(f Forward, log *slog.Logger, most int, idle time.Du
 	if err := w.listen(listen, listenTCP, listenUDP); err != nil {
 		return nil, errors.Join(fmt.Errorf("forward: %w", err), w.Close())
 	}
+	w.tasks.Go(func() {
+		<-w.ctx.Done()
+		w.open.Close()
+	})
 	return w, nil
 }
 
@@ -108,9 +112,6 @@ func (w *Forwarding) listen(a netip.AddrPort, tcp func(netip.AddrPort) (net.List
 // Close ends the forward and its connections, and waits for them. It is idempotent.
 func (w *Forwarding) Close() error {
 	w.cancel()
-	if w.open != nil {
-		w.open.Close()
-	}
 	w.tasks.Wait()
 	return nil
 }

@@ -38,7 +38,7 @@ type httpProxy struct {
 
 // ServeHTTPProxy starts an HTTP proxy into the tunnel. Close ends it.
 func (s *Stack) ServeHTTPProxy(o ProxyOptions) (*Proxy, error) {
-	p, err := s.startProxy("HTTP", o)
+	p, err := s.listenProxy("HTTP", o)
 	if err != nil {
 		return nil, err
 	}
@@ -47,18 +47,21 @@ func (s *Stack) ServeHTTPProxy(o ProxyOptions) (*Proxy, error) {
 		DialContext: func(ctx context.Context, _, address string) (net.Conn, error) {
 			c, err := p.dial(ctx, address)
 			if err == nil {
+				p.stack.keepAlive(c)
 				p.stack.giveUp(c, requestTimeout)
 			}
 			return c, err
 		},
-		DisableCompression: true, // the client's matter
-		MaxIdleConns:       maxProxied / 8,
-		IdleConnTimeout:    proxyKeepAlive,
+		DisableCompression:     true, // the client's matter
+		MaxIdleConns:           maxProxied / 8,
+		MaxIdleConnsPerHost:    maxProxied / 64,
+		IdleConnTimeout:        proxyKeepAlive,
+		MaxResponseHeaderBytes: maxProxyHeader,
 	}
 	// The library's own messages are of clients that went away, and of requests that were not HTTP.
 	quiet := slog.NewLogLogger(p.log.Handler(), slog.LevelDebug)
 	h.forward = &httputil.ReverseProxy{
-		Rewrite:       func(*httputil.ProxyRequest) {}, // the request says where to, and which host it means
+		Rewrite:       keepRequest,
 		Transport:     transport,
 		FlushInterval: -1, // at once
 		ErrorHandler:  h.fail,
@@ -66,18 +69,27 @@ func (s *Stack) ServeHTTPProxy(o ProxyOptions) (*Proxy, error) {
 	}
 	server := &http.Server{
 		Handler:                      h,
-		ReadHeaderTimeout:            greetingTimeout,
+		ReadHeaderTimeout:            p.opts.greeting,
 		IdleTimeout:                  proxyKeepAlive,
 		MaxHeaderBytes:               maxProxyHeader,
 		ErrorLog:                     quiet,
 		DisableGeneralOptionsHandler: true,
 	}
-	p.closing = func() {
+	p.start(func() { server.Serve(proxyListener{p}) }, func() {
 		server.Close()
 		transport.CloseIdleConnections()
-	}
-	p.tasks.Go(func() { server.Serve(proxyListener{p}) })
+	})
 	return p, nil
+}
+
+// keepRequest undoes what a ReverseProxy, which stands in front of servers of its own, does to a request: this one says where to and what for.
+func keepRequest(r *httputil.ProxyRequest) {
+	r.Out.URL.RawQuery = r.In.URL.RawQuery
+	for _, name := range []string{"Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto"} {
+		if values, ok := r.In.Header[name]; ok {
+			r.Out.Header[name] = values
+		}
+	}
 }
 
 // proxyListener gives the clients of a proxy to a server.
@@ -140,7 +152,7 @@ func (h *httpProxy) connect(w http.ResponseWriter, r *http.Request) {
 	}
 	in, buffered, err := http.NewResponseController(w).Hijack()
 	if err != nil {
-		h.stack.reset(out)
+		h.stack.reset(err, out)
 		http.Error(w, "wice-go: CONNECT wants HTTP/1.1", http.StatusHTTPVersionNotSupported)
 		return
 	}
@@ -152,8 +164,8 @@ func (h *httpProxy) connect(w http.ResponseWriter, r *http.Request) {
 		_, err = out.Write(early)
 	}
 	if err != nil {
-		h.stack.reset(out)
+		h.stack.reset(err, out)
 		return
 	}
-	h.carry(in, out)
+	h.stack.carry(h.ctx, in, out)
 }

@@ -3,9 +3,11 @@ package netstack
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"syscall"
+	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 )
@@ -16,8 +18,9 @@ type Peers interface {
 	PeerAddresses(name string) []netip.Addr
 	// Routed reports whether a peer has the address among its allowed IPs: WireGuard drops all other packets without a word.
 	Routed(netip.Addr) bool
-	// Reason says, for people, which peer has the address and what keeps it from being reached, "" if nothing is known.
-	Reason(netip.Addr) string
+	// Reason says, for people, which peer has the address and what keeps it from being reached, "" if nothing is known. It is lasting
+	// unless the peer is one that is not looked for before there are packets.
+	Reason(netip.Addr) (why string, lasting bool)
 }
 
 // ErrNoRoute says that WireGuard has nobody to send to.
@@ -30,21 +33,62 @@ func (s *Stack) UsePeers(p Peers) { s.peers = p }
 // routed reports whether packets to an address come anywhere.
 func (s *Stack) routed(a netip.Addr) bool { return s.peers == nil || s.own[a] || s.peers.Routed(a) }
 
-// reason is what is known of a host that did not answer, in parentheses.
-func (s *Stack) reason(host string) string {
-	if s.peers == nil {
-		return ""
-	}
-	addresses := s.peers.PeerAddresses(host)
-	if a, err := netip.ParseAddr(host); err == nil {
-		addresses = []netip.Addr{a}
-	}
-	for _, a := range addresses {
-		if why := s.peers.Reason(a); why != "" {
-			return " (" + why + ")"
+const (
+	// downAfter is how long a client waits for an answer from a peer that is known to be down: a peer may be just about to connect.
+	// downCheck is the time between two looks from then on.
+	downAfter = 3 * time.Second
+	downCheck = time.Second
+)
+
+// noAnswer is a time-out, with what is known of the peer.
+type noAnswer struct{ text string }
+
+func (e *noAnswer) Error() string        { return e.text }
+func (e *noAnswer) Timeout() bool        { return true }
+func (e *noAnswer) Temporary() bool      { return true }
+func (e *noAnswer) Is(target error) bool { return target == context.DeadlineExceeded }
+
+func (s *Stack) noAnswer(a netip.Addr, since time.Time) error {
+	e := &noAnswer{fmt.Sprintf("no answer within %v", time.Since(since).Round(100*time.Millisecond))}
+	if s.peers != nil {
+		if why, _ := s.peers.Reason(a); why != "" {
+			e.text += " (" + why + ")"
 		}
 	}
-	return ""
+	return e
+}
+
+// down reports whether a peer is known not to answer for as long as anybody would wait.
+func (s *Stack) down(a netip.Addr) bool {
+	if s.peers == nil {
+		return false
+	}
+	why, lasting := s.peers.Reason(a)
+	return why != "" && lasting
+}
+
+// whileUp ends a context, as if by its deadline, when the peer that has the address turns out to be down.
+func (s *Stack) whileUp(ctx context.Context, a netip.Addr) (context.Context, context.CancelFunc) {
+	if s.peers == nil {
+		return ctx, func() {}
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	go func() {
+		look := time.NewTimer(downAfter)
+		defer look.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-look.C:
+			}
+			if s.down(a) {
+				cancel(context.DeadlineExceeded)
+			}
+			look.Reset(downCheck)
+		}
+	}()
+	return ctx, func() { cancel(nil) }
 }
 
 // gvisorErrors are the errors that gVisor's connections give as text alone, with those of package net.

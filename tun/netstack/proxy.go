@@ -3,7 +3,6 @@ package netstack
 import (
 	"context"
 	"crypto/subtle"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -14,6 +13,9 @@ import (
 const (
 	// maxProxied is how many connections one proxy carries at a time; more wait in the listener's queue. A browser has a few hundred.
 	maxProxied = 4096
+
+	// maxAssociations is how many of them carry datagrams: each has buffers of up to 192 KiB.
+	maxAssociations = 256
 
 	// greetingTimeout bounds the time until a client has said what it wants, however slowly it sends.
 	greetingTimeout = 10 * time.Second
@@ -28,6 +30,8 @@ type ProxyOptions struct {
 	User     string       // "": everyone who can connect
 	Password string       // of the user
 	Logger   *slog.Logger // nil: silent
+
+	greeting time.Duration // 0: greetingTimeout
 }
 
 // allows reports whether a user with that password may use the proxy, in a time that doesn't tell how much of it was right.
@@ -44,17 +48,20 @@ type Proxy struct {
 	listener net.Listener
 	ctx      context.Context
 	cancel   context.CancelFunc
-	closing  func() // what the kind of proxy ends by itself; nil: nothing
 
-	slots chan struct{} // one for each connection
-	tasks sync.WaitGroup
+	slots        chan struct{} // one for each connection
+	associations chan struct{} // one for each of those that carry datagrams
+	tasks        sync.WaitGroup
 
 	mu    sync.Mutex // guards the following
 	conns map[*proxyConn]struct{}
 }
 
-// startProxy listens. What it returns has to be given something to serve, or closed.
-func (s *Stack) startProxy(kind string, o ProxyOptions) (*Proxy, error) {
+// listenProxy listens. What it returns has to be started.
+func (s *Stack) listenProxy(kind string, o ProxyOptions) (*Proxy, error) {
+	if o.greeting == 0 {
+		o.greeting = greetingTimeout
+	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -64,7 +71,7 @@ func (s *Stack) startProxy(kind string, o ProxyOptions) (*Proxy, error) {
 	}
 	p := &Proxy{
 		opts: o, stack: s, log: o.Logger.With("proxy", kind), listener: l,
-		slots: make(chan struct{}, maxProxied), conns: make(map[*proxyConn]struct{}),
+		slots: make(chan struct{}, maxProxied), associations: make(chan struct{}, maxAssociations), conns: make(map[*proxyConn]struct{}),
 	}
 	p.ctx, p.cancel = context.WithCancel(s.ctx)
 	return p, nil
@@ -73,19 +80,25 @@ func (s *Stack) startProxy(kind string, o ProxyOptions) (*Proxy, error) {
 // Addr is where the proxy listens.
 func (p *Proxy) Addr() net.Addr { return p.listener.Addr() }
 
+// start serves until the proxy or the stack is closed. Then serve is told by the listener, and the clients are by a reset.
+func (p *Proxy) start(serve, closing func()) {
+	p.tasks.Go(serve)
+	p.tasks.Go(func() {
+		<-p.ctx.Done()
+		p.listener.Close()
+		closing()
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		for c := range p.conns {
+			c.SetLinger(0) // a reset, lest the client takes half of the data for all of it
+			c.TCPConn.Close()
+		}
+	})
+}
+
 // Close ends the proxy and its connections, and waits for them. It is idempotent.
 func (p *Proxy) Close() error {
 	p.cancel()
-	p.listener.Close()
-	if p.closing != nil {
-		p.closing()
-	}
-	p.mu.Lock()
-	for c := range p.conns {
-		c.SetLinger(0) // a reset, lest the client takes half of the data for all of it
-		c.TCPConn.Close()
-	}
-	p.mu.Unlock()
 	p.tasks.Wait()
 	return nil
 }
@@ -95,28 +108,11 @@ func (p *Proxy) dial(ctx context.Context, address string) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, proxyDialTimeout)
 	defer cancel()
 	defer context.AfterFunc(p.ctx, cancel)()
-	c, err := p.stack.DialContext(ctx, "tcp", address)
-	if err == nil {
-		p.stack.keepAlive(c)
-		return c, nil
+	c, err := p.stack.dialPromptly(ctx, "tcp", address)
+	if err != nil {
+		p.log.Debug("proxy: not connected", "err", err)
 	}
-	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-		host, _, _ := net.SplitHostPort(address) // it was dialed
-		err = fmt.Errorf("no answer from %s within %v%s: %w", address, proxyDialTimeout, p.stack.reason(host), context.DeadlineExceeded)
-	}
-	p.log.Debug("proxy: not connected", "err", err)
-	return nil, err
-}
-
-// carry copies both ways until both have ended, or one has failed, which the other end is told by a reset.
-func (p *Proxy) carry(in, out net.Conn) {
-	defer out.Close()
-	stop := context.AfterFunc(p.ctx, func() { p.stack.reset(in, out) })
-	defer stop()
-	var back sync.WaitGroup
-	back.Go(func() { p.stack.copyHalf(in, out) })
-	p.stack.copyHalf(out, in)
-	back.Wait()
+	return c, err
 }
 
 // proxyConn is a connection of a client, which has a slot until it is closed.

@@ -30,12 +30,20 @@ func (fakePeers) PeerAddresses(name string) []netip.Addr {
 	return nil
 }
 
-func (fakePeers) Reason(netip.Addr) string { return "carol: connecting: no offer" }
+func (fakePeers) Reason(a netip.Addr) (string, bool) {
+	switch a {
+	case silent:
+		return "carol: connecting: no offer", true
+	case asleep:
+		return "dave: idle", false
+	}
+	return "", false
+}
 
-func (fakePeers) Routed(a netip.Addr) bool { return a == b4 || a == b6 || a == silent }
+func (fakePeers) Routed(a netip.Addr) bool { return a == b4 || a == b6 || a == silent || a == asleep }
 
-// silent is an address of a peer that doesn't answer.
-var silent = netip.MustParseAddr("10.0.0.3")
+// silent is an address of a peer that is down, and asleep that of one that is not looked for before there are packets. None answers.
+var silent, asleep = netip.MustParseAddr("10.0.0.3"), netip.MustParseAddr("10.0.0.4")
 
 // newProxy makes a pair of stacks and a proxy into the first.
 func newProxy(t *testing.T, serve func(*Stack, ProxyOptions) (*Proxy, error), o ProxyOptions) (p *Proxy, a, b *node) {
@@ -335,7 +343,7 @@ func TestHTTPProxy(t *testing.T) {
 		{"http://10.9.9.9/", url.UserPassword("alice", "s3:cr@t"), 403, "no peer has the address in its AllowedIPs"},
 		{"http://10.0.0.2:81/", url.UserPassword("alice", "s3:cr@t"), 502, "connection refused"},
 		{"http://eve/", url.UserPassword("alice", "s3:cr@t"), 502, "lookup eve"},
-		{"http://10.0.0.3/", url.UserPassword("alice", "s3:cr@t"), 504, "no answer from 10.0.0.3:80 within 10s (carol: connecting: no offer)"},
+		{"http://10.0.0.3/", url.UserPassword("alice", "s3:cr@t"), 504, "10.0.0.3:80: no answer within 3s (carol: connecting: no offer)"},
 		{"http://bob/", nil, 407, "user or password"},
 		{"http://bob/", url.UserPassword("alice", "wrong"), 407, "user or password"},
 	} {

@@ -63,21 +63,21 @@ var (
 
 // ServeSOCKS5 starts a SOCKS 5 proxy into the tunnel, with CONNECT and UDP ASSOCIATE. It ends with Close or with the stack.
 func (s *Stack) ServeSOCKS5(o ProxyOptions) (*Proxy, error) {
-	p, err := s.startProxy("SOCKS5", o)
+	p, err := s.listenProxy("SOCKS5", o)
 	if err != nil {
 		return nil, err
 	}
-	p.tasks.Go(func() {
+	p.start(func() {
 		for c := p.accept(); c != nil; c = p.accept() {
 			go p.serveSOCKS(c) // Close waits for the connection to be closed
 		}
-	})
+	}, func() {})
 	return p, nil
 }
 
 func (p *Proxy) serveSOCKS(c *proxyConn) {
 	defer c.Close()
-	c.SetDeadline(time.Now().Add(greetingTimeout))
+	c.SetDeadline(time.Now().Add(p.opts.greeting))
 	command, to, err := p.greet(c)
 	if err != nil {
 		if errors.Is(err, errSOCKSAddress) {
@@ -248,9 +248,9 @@ func (p *Proxy) connect(c *proxyConn, to socksAddress) {
 		answerSOCKS(c, socksReplies[failureOf(err)], netip.AddrPort{})
 		return
 	}
-	if answerSOCKS(c, replyOK, addrPort(out.LocalAddr())) != nil {
-		p.stack.reset(out)
+	if err := answerSOCKS(c, replyOK, addrPort(out.LocalAddr())); err != nil {
+		p.stack.reset(err, out)
 		return
 	}
-	p.carry(c, out)
+	p.stack.carry(p.ctx, c, out)
 }

@@ -19,6 +19,9 @@ const (
 	// nameLife is how long an association keeps the address of a name, so that a stream of datagrams makes one look-up; maxNames is of how many.
 	nameLife = 30 * time.Second
 	maxNames = 256
+
+	// maxSOCKSHeader is the length in bytes of the longest header that datagrams to the client have: that of IPv6.
+	maxSOCKSHeader = 3 + 1 + 16 + 2
 )
 
 var errFragment = errors.New("fragments are not supported")
@@ -55,6 +58,14 @@ type knownName struct {
 
 // associate serves an association until the client closes its connection or sends nothing for long.
 func (p *Proxy) associate(c *proxyConn, from socksAddress) {
+	select {
+	case p.associations <- struct{}{}:
+		defer func() { <-p.associations }()
+	default:
+		p.log.Debug("proxy: too many associations", "most", maxAssociations)
+		answerSOCKS(c, replyFailure, netip.AddrPort{})
+		return
+	}
 	local, remote := addrPort(c.LocalAddr()), addrPort(c.RemoteAddr())
 	outside, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(local.Addr(), 0)))
 	if err != nil {
@@ -251,10 +262,9 @@ func (a *association) socket(ip netip.Addr) (net.PacketConn, error) {
 // answer carries what comes from the tunnel to the client.
 func (a *association) answer(c net.PacketConn) {
 	var failing pause
-	buf := make([]byte, maxUDP)
-	var out []byte
+	buf := make([]byte, maxSOCKSHeader+maxUDP) // the header is put in front of the data
 	for {
-		n, from, err := c.ReadFrom(buf)
+		n, from, err := c.ReadFrom(buf[maxSOCKSHeader:])
 		if err != nil {
 			if !failing.wait(a.ctx, err) {
 				return
@@ -268,7 +278,10 @@ func (a *association) answer(c net.PacketConn) {
 			continue
 		}
 		a.touch()
-		out = append(appendSOCKSAddress(append(out[:0], 0, 0, 0), udp.AddrPort()), buf[:n]...)
+		var head [maxSOCKSHeader]byte
+		h := appendSOCKSAddress(append(head[:0], 0, 0, 0), udp.AddrPort())
+		out := buf[maxSOCKSHeader-len(h) : maxSOCKSHeader+n]
+		copy(out, h)
 		a.outside.WriteToUDPAddrPort(out, *client) // an error is as good as a loss on the way
 	}
 }
