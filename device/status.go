@@ -229,7 +229,7 @@ func (d *Device) Ping(ctx context.Context, r control.PingRequest) (control.PingR
 // findPeer finds the peer that a user means, and its overlay address.
 func findPeer(s *control.Status, who string) (*control.PeerStatus, netip.Addr, error) {
 	if addr, err := netip.ParseAddr(who); err == nil {
-		if p := routeTo(s, addr); p != nil {
+		if p := s.RouteTo(addr); p != nil {
 			return p, addr, nil
 		}
 		return nil, netip.Addr{}, fmt.Errorf("%s is among no peer's allowed IPs: %w", addr, control.ErrNoSuchPeer)
@@ -254,19 +254,6 @@ func findPeer(s *control.Status, who string) (*control.PeerStatus, netip.Addr, e
 		}
 	}
 	return nil, netip.Addr{}, fmt.Errorf("%q has no single address among its allowed IPs: give the address to ping", who)
-}
-
-// routeTo returns the peer that WireGuard sends packets for addr to: that of the longest prefix.
-func routeTo(s *control.Status, addr netip.Addr) (best *control.PeerStatus) {
-	bits := -1
-	for i := range s.Peers {
-		for _, n := range s.Peers[i].AllowedIPs {
-			if n.Contains(addr) && n.Bits() > bits {
-				best, bits = &s.Peers[i], n.Bits()
-			}
-		}
-	}
-	return best
 }
 
 // Metrics writes the state in the Prometheus text format.

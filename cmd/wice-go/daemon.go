@@ -332,7 +332,7 @@ func (r *running) openControl() (serve func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	server := control.NewServer(&daemon{running: r}, control.Options{Logger: r.log})
+	server := control.NewServer(&daemon{running: r}, control.Options{Logger: r.log, Tunnel: r.tunnel})
 	var serving sync.WaitGroup
 	r.later(func() error {
 		err := errors.Join(server.Close(), ignoreClosed(l.Close()))

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -40,7 +41,7 @@ func TestScript(t *testing.T) {
 		RequireUniqueNames:  true,
 		Setup:               setUpScript,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"code": scriptCode, "eventually": scriptEventually, "expand": scriptExpand, "ports": scriptPorts, "refused": scriptRefused,
+			"code": scriptCode, "echo": scriptEcho, "eventually": scriptEventually, "expand": scriptExpand, "ports": scriptPorts, "refused": scriptRefused,
 		},
 	})
 }
@@ -145,6 +146,40 @@ func scriptPorts(ts *testscript.TestScript, neg bool, args []string) {
 		defer l.Close()
 		ts.Setenv(v, fmt.Sprint(l.Addr().(*net.TCPAddr).Port))
 	}
+}
+
+// scriptEcho is "echo VAR": a server on a port of loopback, of which the variable gets the number, sends back what it gets, by TCP until the
+// end and by UDP.
+func scriptEcho(ts *testscript.TestScript, neg bool, args []string) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	ts.Check(err)
+	ts.Defer(func() { l.Close() })
+	udp, err := net.ListenPacket("udp", l.Addr().String())
+	ts.Check(err)
+	ts.Defer(func() { udp.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				io.Copy(c, c)
+			}()
+		}
+	}()
+	go func() {
+		buf := make([]byte, 1<<16)
+		for {
+			n, from, err := udp.ReadFrom(buf)
+			if err != nil {
+				return
+			}
+			udp.WriteTo(buf[:n], from)
+		}
+	}()
+	ts.Setenv(args[0], fmt.Sprint(l.Addr().(*net.TCPAddr).Port))
 }
 
 // scriptRefused is "refused PORT": nobody listens on that port of loopback.

@@ -4,6 +4,7 @@
 //	GET  /v1/status   Status
 //	POST /v1/down     {}; the daemon begins to stop
 //	POST /v1/ping     PingRequest -> PingReply, one probe
+//	POST /v1/dial     DialRequest -> 101 Switching Protocols, then frames: one connection through the tunnel
 //	GET  /v1/metrics  text in the Prometheus exposition format
 //
 // An error is a status code other than 200 and {"error": text, "code": code}; the code is one of a few that callers branch on.

@@ -83,6 +83,19 @@ type EndStatus struct {
 	Address netip.AddrPort `json:"address"`
 }
 
+// RouteTo returns the peer that WireGuard sends packets for the address to, that of the longest prefix; nil if there is none.
+func (s *Status) RouteTo(a netip.Addr) (best *PeerStatus) {
+	bits := -1
+	for i := range s.Peers {
+		for _, prefix := range s.Peers[i].AllowedIPs {
+			if prefix.Contains(a) && prefix.Bits() > bits {
+				best, bits = &s.Peers[i], prefix.Bits()
+			}
+		}
+	}
+	return best
+}
+
 // MarshalJSON implements [json.Marshaler]: lists are never null, times are in UTC, and the version is set.
 func (s Status) MarshalJSON() ([]byte, error) {
 	type bare Status

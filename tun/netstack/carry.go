@@ -2,6 +2,7 @@ package netstack
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net"
 	"net/netip"
@@ -30,6 +31,9 @@ const carryBuffer = 32 << 10
 // a NAT as a minimum.
 const halfClosedIdle = 4 * time.Minute
 
+// errTunnelDown is why connections end with the tunnel.
+var errTunnelDown = errors.New("the tunnel went down")
+
 // carry copies both ways between two connections until both directions have ended, and closes both. The end of one direction is passed on as
 // such, and the other goes on. A failure, the end of ctx and a long silence after the end of one direction are passed on as a reset, lest the
 // other end takes half of the data for all of it.
@@ -37,10 +41,20 @@ func (s *Stack) carry(ctx context.Context, in, out net.Conn) {
 	s.carryWith(ctx, in, out, carryBuffer, halfClosedIdle)
 }
 
+// Carry is how the proxies carry a connection, for others: what DialPromptly has connected to, and a client. An error of one goes to the method
+// CloseWithError(error) of the other, if there is one.
+func (s *Stack) Carry(ctx context.Context, client, out net.Conn) {
+	buffer := carryBuffer
+	if out.LocalAddr().Network() == "udp" {
+		buffer = maxUDP // all of a datagram
+	}
+	s.carryWith(ctx, client, out, buffer, halfClosedIdle)
+}
+
 func (s *Stack) carryWith(ctx context.Context, in, out net.Conn, buffer int, idle time.Duration) {
 	defer in.Close()
 	defer out.Close()
-	defer context.AfterFunc(ctx, func() { s.reset(net.ErrClosed, in, out) })()
+	defer context.AfterFunc(ctx, func() { s.reset(errTunnelDown, in, out) })()
 	s.keepAlive(in, out)
 	var half atomic.Bool
 	a, b := halfClosing{in, &half, idle}, halfClosing{out, &half, idle}
@@ -90,6 +104,9 @@ func (s *Stack) copyHalf(to, from halfClosing, buffer int) {
 
 // reset closes connections of this stack or of the kernel's so that the other ends see an error, not an end: those that can carry it, this one.
 func (s *Stack) reset(why error, conns ...net.Conn) {
+	if s.use() != nil {
+		why = errTunnelDown
+	}
 	for _, c := range conns {
 		if told, ok := c.(interface{ CloseWithError(error) error }); ok {
 			told.CloseWithError(standardError(why))

@@ -28,9 +28,9 @@ func (s *Stack) DialContext(ctx context.Context, network, address string) (net.C
 	return s.dialOp(ctx, network, address, false)
 }
 
-// dialPromptly is DialContext for programs that wait for an answer and might take it elsewhere: a peer that is known to be down is not waited
+// DialPromptly is DialContext for programs that wait for an answer and might take it elsewhere: a peer that is known to be down is not waited
 // for, however much time there is.
-func (s *Stack) dialPromptly(ctx context.Context, network, address string) (net.Conn, error) {
+func (s *Stack) DialPromptly(ctx context.Context, network, address string) (net.Conn, error) {
 	return s.dialOp(ctx, network, address, true)
 }
 

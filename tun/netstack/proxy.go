@@ -108,7 +108,7 @@ func (p *Proxy) dial(ctx context.Context, address string) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, proxyDialTimeout)
 	defer cancel()
 	defer context.AfterFunc(p.ctx, cancel)()
-	c, err := p.stack.dialPromptly(ctx, "tcp", address)
+	c, err := p.stack.DialPromptly(ctx, "tcp", address)
 	if err != nil {
 		p.log.Debug("proxy: not connected", "err", err)
 	}
