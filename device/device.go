@@ -89,6 +89,7 @@ type Device struct {
 
 	tasks   sync.WaitGroup
 	overlay atomic.Pointer[map[netip.Addr]bool] // own addresses inside the tunnel
+	behind  atomic.Pointer[overlayMap]          // those of the peers
 
 	uapiMu sync.Mutex // one set operation, with its reconcile, at a time
 

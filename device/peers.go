@@ -94,6 +94,7 @@ func (d *Device) reconcile(set setOperation) error {
 	}
 	d.static = static
 	d.mu.Unlock()
+	d.mapOverlay(state)
 	d.dropPeers(wanted)
 	if state.privateKey.IsZero() {
 		return nil

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -68,18 +69,21 @@ func (a *app) warn(format string, args ...any) {
 // envPrefix begins the environment variable that every flag has.
 const envPrefix = "WICE_"
 
+func envName(flag string) string {
+	return envPrefix + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
+}
+
 // flagsFromEnv sets the flags that the command line leaves out from their environment variables. A variable of a flag that can be
-// repeated has one value a line. A daemon in the background was told all flags by the command that started it, which has done this.
+// repeated has one value a line. A daemon in the background was told all flags by the command that started it, which has done this, but
+// for the secret ones.
 func (a *app) flagsFromEnv(flags *pflag.FlagSet) error {
-	if flags.Changed(readyFlag) {
-		return nil
-	}
+	daemon := flags.Changed(readyFlag)
 	var errs []error
 	flags.VisitAll(func(f *pflag.Flag) {
-		if f.Changed || f.Hidden || f.Name == "help" {
+		if f.Changed || f.Hidden || f.Name == "help" || daemon && !slices.Contains(secretFlags, f.Name) {
 			return
 		}
-		name := envPrefix + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
+		name := envName(f.Name)
 		text := a.getenv(name)
 		if text == "" {
 			return

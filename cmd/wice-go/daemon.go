@@ -184,6 +184,9 @@ func (r *running) setUp(ctx context.Context) error {
 	if r.stack == nil {
 		r.refuseForwards()
 	}
+	if err := r.startProxies(); err != nil {
+		return err
+	}
 	if err := r.hooks(ctx, "PostUp", i.PostUp); err != nil {
 		return err
 	}
@@ -312,7 +315,7 @@ func (r *running) openControl() (serve func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	server := control.NewServer(&daemon{running: r}, control.Options{Logger: r.log})
+	server := control.NewServer(&daemon{running: r}, control.Options{Logger: r.log, Tunnel: r.tunnel})
 	var serving sync.WaitGroup
 	r.later(func() error {
 		err := errors.Join(server.Close(), ignoreClosed(l.Close()))

@@ -7,9 +7,12 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/wice-go/wice-go/device/control"
 )
 
 const (
@@ -48,7 +51,7 @@ func (r *running) hook(ctx context.Context, key, command string) (tail string, e
 		return "", err
 	}
 	cmd := exec.CommandContext(ctx, shell[0], append(shell[1:len(shell):len(shell)], command)...)
-	cmd.Env = append(os.Environ(), "WG_QUICK_USERSPACE_IMPLEMENTATION=wice-go")
+	cmd.Env = append(hookEnv(os.Environ()), "WG_QUICK_USERSPACE_IMPLEMENTATION=wice-go")
 	cmd.Stdout, cmd.Stderr = in, in // a file: with another writer, Wait would wait for the background too
 	err = cmd.Start()
 	in.Close()
@@ -73,6 +76,14 @@ func (r *running) hook(ctx context.Context, key, command string) (tail string, e
 		r.leftover = append(r.leftover, out)
 	}
 	return lines.tail(), err
+}
+
+// hookEnv leaves out of an environment what sets flags: it holds secrets of this daemon, and another one that a command starts would take it
+// for its own. Where the sockets are is no such thing.
+func hookEnv(env []string) []string {
+	return slices.DeleteFunc(env, func(v string) bool {
+		return strings.HasPrefix(v, envPrefix) && !strings.HasPrefix(v, control.EnvRuntimeDir+"=")
+	})
 }
 
 // endHooks stops reading the output of what the commands have left in the background.

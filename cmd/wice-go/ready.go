@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"strconv"
+	"strings"
 
 	"gopkg.in/natefinch/lumberjack.v2"
 )
@@ -91,6 +92,9 @@ func (a *app) startDaemon(arg, name string, f upFlags, life *os.File) (string, e
 		return "", err
 	}
 	defer read.Close()
+	if err := f.hand(); err != nil {
+		return "", err
+	}
 	args, pipes := []string{"up", arg, "--foreground", "--" + readyFlag, strconv.Itoa(readyPipe)}, []*os.File{write}
 	if life != nil {
 		args, pipes = append(args, "--"+lifeFlag, strconv.Itoa(readyPipe+1)), append(pipes, life)
@@ -127,7 +131,21 @@ func (a *app) startDaemon(arg, name string, f upFlags, life *os.File) (string, e
 	}
 }
 
-// args returns the flags that a daemon needs to be told; the environment reaches it by itself.
+// secretFlags are the flags whose values may have passwords in them. A daemon is told them by the environment: everyone can read its command
+// line, for as long as it runs.
+var secretFlags = []string{"ice-server", "socks5", "http-proxy"}
+
+// hand puts the values of the secret flags where a daemon finds them.
+func (f upFlags) hand() error {
+	for n, value := range []string{strings.Join(f.iceServers, "\n"), f.socks5, f.httpProxy} {
+		if err := os.Setenv(envName(secretFlags[n]), value); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// args returns the other flags that a daemon needs to be told; the environment reaches it by itself.
 func (f upFlags) args() []string {
 	var args []string
 	add := func(flag string, values ...string) {
@@ -138,12 +156,9 @@ func (f upFlags) args() []string {
 		}
 	}
 	add("signaling", f.signaling...)
-	add("ice-server", f.iceServers...)
 	add("candidate-types", f.candidateTypes)
 	add("network-types", f.networkTypes)
 	add("tun", f.tun)
-	add("socks5", f.socks5)
-	add("http-proxy", f.httpProxy)
 	add("forward", f.forwards...)
 	add("log-level", f.logLevel)
 	if f.lazy {

@@ -17,6 +17,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/wice-go/wice-go/device/control"
+	"github.com/wice-go/wice-go/proto/key"
 )
 
 // TestMain makes the real program a command of the scripts. A copy of this test stands in for it, under its name, by which it knows that it
@@ -28,11 +29,9 @@ func TestMain(m *testing.M) {
 // scriptPatience is for what takes a fraction of a second on an idle machine.
 const scriptPatience = 30 * time.Second
 
-// Key pairs of no secrecy, for the configurations of the scripts.
-var scriptKeys = map[string]string{
-	"ALICE_KEY": "iFmWBS2pHmAJZPsZ0NfO6ipv6fuZBYMHDQ3D2Vq1QUY=", "BOB_KEY": "IAfCFnUNpSzEXj+QdGCv4Md2REm6K4eGOCJNrpWqn3A=",
-	"CAROL_KEY": "eLAo1wVTVKEIYXCk5i8FmKe+9248bJmGsW2lF7+FW2M=", "DAVE_KEY": "OP/6uznc5o4Tum4Lfg0pxBuKpfhMvtwc8jpl5ypsfnY=",
-}
+// scriptPeers are those that have keys in scripts, as $ALICE_KEY and $ALICE_PUB. Each script has others: its peers must not find those of
+// another one in the network of this machine.
+var scriptPeers = []string{"ALICE", "BOB", "CAROL", "DAVE"}
 
 // TestScript runs the command line as users do, each script of testdata in a world of its own: rootless, and with traffic on loopback alone.
 func TestScript(t *testing.T) {
@@ -42,8 +41,8 @@ func TestScript(t *testing.T) {
 		RequireUniqueNames:  true,
 		Setup:               setUpScript,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"code": scriptCode, "eventually": scriptEventually, "expand": scriptExpand, "ports": scriptPorts, "refused": scriptRefused,
-			"says": scriptSays, "serve": scriptServe,
+			"code": scriptCode, "echo": scriptEcho, "eventually": scriptEventually, "expand": scriptExpand, "ports": scriptPorts,
+			"refused": scriptRefused, "says": scriptSays, "serve": scriptServe,
 		},
 	})
 }
@@ -63,14 +62,10 @@ func setUpScript(e *testscript.Env) error {
 	for _, v := range []string{"XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_RUNTIME_DIR"} {
 		e.Setenv(v, filepath.Join(e.WorkDir, strings.ToLower(v)))
 	}
-	for name, text := range scriptKeys {
-		a := &testApp{}
-		a.stdin, a.stdout, a.stderr = strings.NewReader(text), &a.out, &a.errs
-		if code := a.run([]string{"pubkey"}); code != exitOK {
-			return errors.New(a.errs.String())
-		}
-		e.Setenv(name, text)
-		e.Setenv(strings.TrimSuffix(name, "_KEY")+"_PUB", strings.TrimSpace(a.out.String()))
+	for _, name := range scriptPeers {
+		k := key.NewPrivate()
+		e.Setenv(name+"_KEY", k.Base64())
+		e.Setenv(name+"_PUB", k.Public().String())
 	}
 	return nil
 }
@@ -148,6 +143,40 @@ func scriptPorts(ts *testscript.TestScript, neg bool, args []string) {
 		defer l.Close()
 		ts.Setenv(v, fmt.Sprint(l.Addr().(*net.TCPAddr).Port))
 	}
+}
+
+// scriptEcho is "echo VAR": a server on a port of loopback, of which the variable gets the number, sends back what it gets, by TCP until the
+// end and by UDP.
+func scriptEcho(ts *testscript.TestScript, neg bool, args []string) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	ts.Check(err)
+	ts.Defer(func() { l.Close() })
+	udp, err := net.ListenPacket("udp", l.Addr().String())
+	ts.Check(err)
+	ts.Defer(func() { udp.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				io.Copy(c, c)
+			}()
+		}
+	}()
+	go func() {
+		buf := make([]byte, 1<<16)
+		for {
+			n, from, err := udp.ReadFrom(buf)
+			if err != nil {
+				return
+			}
+			udp.WriteTo(buf[:n], from)
+		}
+	}()
+	ts.Setenv(args[0], fmt.Sprint(l.Addr().(*net.TCPAddr).Port))
 }
 
 // scriptRefused is "refused PORT": nobody listens on that port of loopback.

@@ -80,8 +80,8 @@ func (f *upFlags) addTunnelFlags(flags *pflag.FlagSet) {
 	flags.StringArrayVar(&f.iceServers, "ice-server", nil, "STUN or TURN server, as after \"ICEServer =\" (repeatable)")
 	flags.StringVar(&f.candidateTypes, "candidate-types", "", "candidate types to use: host,srflx,relay")
 	flags.StringVar(&f.networkTypes, "network-types", "", "network types to use: udp4,udp6,tcp4,tcp6")
-	flags.StringVar(&f.socks5, "socks5", "", "address of a SOCKS5 proxy into the tunnel (not supported yet)")
-	flags.StringVar(&f.httpProxy, "http-proxy", "", "address of an HTTP proxy into the tunnel (not supported yet)")
+	flags.StringVar(&f.socks5, "socks5", "", "address of a SOCKS5 proxy into the tunnel, as after \"SOCKS5 =\" (userspace stack)")
+	flags.StringVar(&f.httpProxy, "http-proxy", "", "address of an HTTP proxy into the tunnel, as after \"HTTPProxy =\" (userspace stack)")
 	flags.StringArrayVar(&f.forwards, "forward", nil, "forward, as after \"Forward =\" (repeatable, userspace stack)")
 	flags.BoolVar(&f.lazy, "lazy", false, "start sessions with the first packet or offer")
 	flags.BoolVar(&f.loopback, "loopback", false, "let loopback addresses be ICE candidates: for peers on this machine alone")
@@ -141,9 +141,6 @@ func (a *app) loadConfig(file string, f upFlags) (*config.Config, error) {
 	if err := f.apply(&cfg.Interface); err != nil {
 		return nil, err
 	}
-	if i := &cfg.Interface; i.SOCKS5 != "" || i.HTTPProxy != "" {
-		return nil, fmt.Errorf("%s: SOCKS5 and HTTPProxy are not supported yet: leave them out, and lead single ports into the tunnel by Forward lines", file)
-	}
 	return cfg, cfg.CheckBackends(slices.Sorted(maps.Keys(tunnel.Backends())))
 }
 
@@ -159,8 +156,8 @@ func (f upFlags) apply(i *config.Interface) error {
 	note("candidate-types", set(&i.CandidateTypes, f.candidateTypes, config.ParseCandidateTypes))
 	note("network-types", set(&i.NetworkTypes, f.networkTypes, config.ParseNetworkTypes))
 	note("tun", set(&i.Tun, f.tun, config.ParseTun))
-	note("socks5", set(&i.SOCKS5, f.socks5, config.ParseListen))
-	note("http-proxy", set(&i.HTTPProxy, f.httpProxy, config.ParseListen))
+	note("socks5", set(&i.SOCKS5, f.socks5, config.ParseProxy))
+	note("http-proxy", set(&i.HTTPProxy, f.httpProxy, config.ParseProxy))
 	note("forward", setEach(&i.Forwards, f.forwards, config.ParseForward))
 	if f.lazy {
 		i.Lazy = true

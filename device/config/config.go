@@ -44,8 +44,8 @@ type Interface struct {
 	CandidateTypes []proto.CandidateType // nil: all
 	NetworkTypes   []proto.NetworkType   // nil: all
 	Tun            TunMode
-	SOCKS5         string // host:port to listen on; "": off
-	HTTPProxy      string // host:port to listen on; "": off
+	SOCKS5         Proxy
+	HTTPProxy      Proxy
 	Forwards       []Forward
 	Lazy           bool
 }
@@ -148,6 +148,33 @@ func (m ICEMode) String() string {
 		return "off"
 	}
 	return "ICE mode " + strconv.Itoa(int(m))
+}
+
+// Proxy is where a proxy into the tunnel listens, and who may use it.
+type Proxy struct {
+	Off      bool   // said to be off, not just unsaid
+	Listen   string // host:port of this machine; "": off
+	User     string // "": everyone who can connect
+	Password string
+}
+
+// String returns the form that [ParseProxy] reads, with the password hidden.
+func (p Proxy) String() string {
+	if p.Password != "" {
+		p.Password = "(hidden)"
+	}
+	return p.text()
+}
+
+// text is String with the password, as it stands in the file.
+func (p Proxy) text() string {
+	switch {
+	case p.Off:
+		return proxyOff
+	case p.User == "":
+		return p.Listen
+	}
+	return p.User + ":" + p.Password + "@" + p.Listen
 }
 
 // Forward carries connections or datagrams between the userspace stack and the host.

@@ -75,6 +75,12 @@ func redact(line, name string) string {
 		if found {
 			line = label + "=" + redactUserinfo(value)
 		}
+	case "socks5", "httpproxy":
+		if at := strings.LastIndexByte(value, '@'); at >= 0 {
+			line = label + "= (hidden)" + value[at:]
+		} else if hidesSecret(strings.TrimSpace(value)) {
+			line = label + "= (hidden)"
+		}
 	default:
 		lower := strings.ToLower(name)
 		if found && (strings.Contains(lower, "key") || strings.Contains(lower, "private") || strings.Contains(lower, "secret")) {

@@ -51,7 +51,7 @@ SaveConfig = true
 #!wice NetworkTypes = udp4,udp6
 #!wice Tun = netstack
 #!wice SOCKS5 = localhost:1080
-#!wice HTTPProxy = [::1]:8080
+#!wice HTTPProxy = alice:s3:cr@t@[::1]:8080
 #!wice Forward = tcp 127.0.0.1:8080 -> 10.0.0.2:80
 #!wice Forward = udp tunnel:53 -> dns.example:53
 #!wice Lazy = true
@@ -128,7 +128,7 @@ func TestParseEveryKey(t *testing.T) {
 				{Scheme: proto.TURN, Host: "2001:db8::2", Port: 3479, Transport: proto.TransportTCP, Username: "user", Password: "p@ss"},
 			},
 			CandidateTypes: []proto.CandidateType{proto.Host, proto.Relay}, NetworkTypes: []proto.NetworkType{proto.UDP4, proto.UDP6},
-			Tun: TunNetstack, SOCKS5: "127.0.0.1:1080", HTTPProxy: "[::1]:8080", Lazy: true,
+			Tun: TunNetstack, SOCKS5: Proxy{Listen: "127.0.0.1:1080"}, HTTPProxy: Proxy{Listen: "[::1]:8080", User: "alice", Password: "s3:cr@t"}, Lazy: true,
 			Forwards: []Forward{
 				{Network: "tcp", Listen: netip.MustParseAddrPort("127.0.0.1:8080"), Target: "10.0.0.2:80"},
 				{Network: "udp", Inbound: true, Listen: netip.AddrPortFrom(netip.Addr{}, 53), Target: "dns.example:53"},
@@ -174,7 +174,7 @@ func TestDefaults(t *testing.T) {
 		t.Errorf("signaling (-want +got)\n%s", diff)
 	}
 	i := c.Interface
-	if i.ListenPort != nil || i.Table != TableAuto || i.Tun != TunAuto || i.SOCKS5 != "" || i.CandidateTypes != nil || len(c.Peers) != 0 {
+	if i.ListenPort != nil || i.Table != TableAuto || i.Tun != TunAuto || i.SOCKS5 != (Proxy{}) || i.CandidateTypes != nil || len(c.Peers) != 0 {
 		t.Errorf("got %+v", i)
 	}
 }
@@ -219,6 +219,15 @@ func TestErrors(t *testing.T) {
 		{"bad candidate type", head + "#!wice CandidateTypes = host,stun\n", 3, []string{`"stun"`}},
 		{"bad network type", head + "#!wice NetworkTypes = udp4,,tcp4\n", 3, []string{"empty entry"}},
 		{"bad proxy", head + "#!wice SOCKS5 = :1080\n", 3, []string{"host is missing"}},
+		{"proxy on no port", head + "#!wice HTTPProxy = 127.0.0.1:0\n", 3, []string{"not on 0"}},
+		{"proxy of a host", head + "#!wice SOCKS5 = proxy.example:1080\n", 3, []string{"not an address to listen on"}},
+		{"proxy without a password", head + "#!wice SOCKS5 = hunter2@127.0.0.1:1080\n", 3, []string{"(hidden)@127.0.0.1:1080", "has no password"}},
+		{"proxy with an empty user", head + "#!wice SOCKS5 = :hunter2@127.0.0.1:1080\n", 3, []string{"(hidden)@127.0.0.1:1080", "user is empty"}},
+		{"proxy with an empty password", head + "#!wice SOCKS5 = bob:@127.0.0.1:1080\n", 3, []string{"password is empty"}},
+		{"proxy with a space", head + "#!wice SOCKS5 = bob:hunter2 x@127.0.0.1:1080\n", 3, []string{"a space"}},
+		{"proxy with a long password", head + "#!wice SOCKS5 = bob:" + strings.Repeat("hunter2", 37) + "@127.0.0.1:1080\n", 3, []string{"259 bytes"}},
+		{"proxy with a bad address", head + "#!wice SOCKS5 = bob:hunter2@127.0.0.1\n", 3, []string{"(hidden)@127.0.0.1", "port is missing"}},
+		{"proxy twice", head + "#!wice SOCKS5 = bob:hunter2@127.0.0.1:1\n#!wice SOCKS5 = bob:hunter2@127.0.0.1:1\n", 4, []string{"line 3 already"}},
 		{"forward without arrow", head + "#!wice Forward = tcp 127.0.0.1:80 10.0.0.2:80\n", 3, []string{"is not a forward"}},
 		{"forward of what", head + "#!wice Forward = icmp 127.0.0.1:80 -> 10.0.0.2:80\n", 3, []string{"neither tcp nor udp"}},
 		{"forward twice", head + "#!wice Forward = tcp 127.0.0.1:80 -> 10.0.0.2:80\n#!wice Forward = tcp localhost:80 -> 10.0.0.3:80\n", 4, []string{"line 3", "listens on tcp 127.0.0.1:80 already"}},
@@ -288,6 +297,7 @@ func TestErrorsHideSecrets(t *testing.T) {
 	for _, line := range []string{
 		"PrivatKey = " + privateText, "#!wice PrivateKey = " + privateText, privateText, "Frobnicate = " + pskText,
 		"#!wice ICEServers = turn:bob:hunter2hunter2@192.0.2.1", "#!wice ICEServer = turn:bob:hunter2hunter2@", "#!wice ICEServer = turn:bob:hunter2hunter2",
+		"#!wice SOCKS5 = bob:hunter2hunter2", "#!wice HTTPProxy = bob:hunter2hunter2:127.0.0.1:8080", "#!wice SOCKS = bob:hunter2hunter2@127.0.0.1:1080",
 		"PresharedKeys = " + strings.TrimSuffix(pskText, "="), "[Interface] PrivateKey = " + privateText,
 	} {
 		_, err := Parse("", strings.NewReader(head+line+"\n"))

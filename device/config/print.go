@@ -74,8 +74,8 @@ func (p printer) printInterface(i *Interface) {
 	if i.Tun != TunAuto {
 		p.set("#!wice Tun", i.Tun.String())
 	}
-	p.set("#!wice SOCKS5", i.SOCKS5)
-	p.set("#!wice HTTPProxy", i.HTTPProxy)
+	p.set("#!wice SOCKS5", i.SOCKS5.text())
+	p.set("#!wice HTTPProxy", i.HTTPProxy.text())
 	p.each("#!wice Forward", texts(i.Forwards))
 	if i.Lazy {
 		p.set("#!wice Lazy", "true")

@@ -105,18 +105,64 @@ func ParseBool(s string) (bool, error) {
 	return false, fmt.Errorf("%q: want true or false", shorten(s, 40))
 }
 
-// ParseListen reads the address that a proxy listens on, such as 127.0.0.1:1080 or localhost:1080. "off" gives "". A host is
-// required: a proxy that everyone may use has to be asked for by its name, 0.0.0.0 or [::].
-func ParseListen(s string) (string, error) {
+// maxCredential is the length, in bytes, that SOCKS 5 permits a user and a password (RFC 1929, section 2).
+const maxCredential = 255
+
+// proxyOff is the value of a proxy that is not wanted.
+const proxyOff = "off"
+
+// ParseProxy reads the address that a proxy listens on, such as 127.0.0.1:1080 or localhost:1080, and before it, if not everyone may
+// use the proxy, user:password@. "off" gives the zero value. A host is required: a proxy for other machines has to be asked for by its
+// address, 0.0.0.0 or [::]. No error has a part of the password.
+func ParseProxy(s string) (Proxy, error) {
 	s = strings.TrimSpace(s)
-	if strings.EqualFold(s, "off") {
-		return "", nil
+	if strings.EqualFold(s, proxyOff) {
+		return Proxy{Off: true}, nil
 	}
-	ap, err := parseListenAddr(s)
+	var p Proxy
+	at := strings.LastIndexByte(s, '@')
+	if at >= 0 {
+		var colon bool
+		if p.User, p.Password, colon = strings.Cut(s[:at], ":"); !colon {
+			return Proxy{}, errors.New("the user has no password: want for example user:password@127.0.0.1:1080")
+		}
+		if err := errors.Join(checkCredential("user", p.User), checkCredential("password", p.Password)); err != nil {
+			return Proxy{}, err
+		}
+	}
+	listen, err := parseListenAddr(s[at+1:])
+	if err != nil && hidesSecret(s[at+1:]) {
+		err = errors.New("not an address to listen on: want for example 127.0.0.1:1080 or user:password@127.0.0.1:1080")
+	}
+	if err == nil && listen.Port() == 0 {
+		err = errors.New("a proxy listens on a port that others know, so not on 0: want for example 127.0.0.1:1080")
+	}
 	if err != nil {
-		return "", err
+		return Proxy{}, err
 	}
-	return ap.String(), nil
+	p.Listen = listen.String()
+	return p, nil
+}
+
+// hidesSecret reports whether what should be the address of a proxy may have a password in it, because its @ was forgotten.
+func hidesSecret(s string) bool {
+	host, _, _ := strings.Cut(s, ":")
+	return strings.Trim(s, "0123456789abcdefABCDEF.:[]") != "" && !strings.EqualFold(host, "localhost")
+}
+
+func checkCredential(what, s string) error {
+	switch {
+	case s == "":
+		return fmt.Errorf("the %s is empty: want for example user:password@127.0.0.1:1080", what)
+	case len(s) > maxCredential:
+		return fmt.Errorf("the %s has %d bytes: want at most %d", what, len(s), maxCredential)
+	}
+	for _, r := range s {
+		if r == unicode.ReplacementChar || !unicode.IsPrint(r) || unicode.IsSpace(r) {
+			return fmt.Errorf("the %s has a space, or a character that can't be printed", what)
+		}
+	}
+	return nil
 }
 
 func parseListenAddr(s string) (netip.AddrPort, error) {

@@ -1,7 +1,6 @@
 package control
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -43,9 +42,6 @@ type attachReply struct {
 	LastPort  uint16 `json:"lastPort,omitempty"`
 }
 
-// attachProtocol is what the connection is upgraded to (RFC 9110, section 7.8).
-const attachProtocol = "wice-attach"
-
 // attachTimeout is how long a client may take to make its namespace, and the daemon to take it in.
 const attachTimeout = 30 * time.Second
 
@@ -62,7 +58,7 @@ func (s *Server) attach(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, err)
 		return
 	}
-	conn, err := upgrade(w, attachProtocol)
+	conn, _, err := takeOver(w, attachProtocol) // the client says nothing before the answer
 	if err != nil {
 		s.fail(w, err)
 		return
@@ -96,22 +92,6 @@ func (s *Server) attach(w http.ResponseWriter, r *http.Request) {
 	conn.Read(make([]byte, 1)) // the client says no more
 }
 
-// upgrade takes the connection of a request over, and tells the client so. Nothing of what the client sent after the request may have been read:
-// it waits for the answer.
-func upgrade(w http.ResponseWriter, protocol string) (net.Conn, error) {
-	conn, _, err := http.NewResponseController(w).Hijack()
-	if err != nil {
-		return nil, err
-	}
-	if err := conn.SetDeadline(time.Time{}); err == nil {
-		_, err = fmt.Fprintf(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: %s\r\n\r\n", protocol)
-	}
-	if err != nil {
-		return nil, errors.Join(err, conn.Close())
-	}
-	return conn, nil
-}
-
 // Attachment is the client's end of a network stack's part in the tunnel.
 type Attachment struct {
 	Network Network
@@ -122,7 +102,7 @@ type Attachment struct {
 
 // Attach asks for a part in the tunnel. It must be closed.
 func (c *Client) Attach(ctx context.Context) (*Attachment, error) {
-	conn, in, err := c.upgraded(ctx, "/v1/attach", attachProtocol)
+	conn, in, err := c.upgraded(ctx, "/v1/attach", attachProtocol, struct{}{})
 	if err != nil {
 		return nil, err
 	}
@@ -131,41 +111,6 @@ func (c *Client) Attach(ctx context.Context) (*Attachment, error) {
 		return nil, errors.Join(fmt.Errorf("read the daemon's answer: %w", err), conn.Close())
 	}
 	return a, nil
-}
-
-// upgraded sends a request that the daemon takes the connection over for. What it says is to be read from the reader.
-func (c *Client) upgraded(ctx context.Context, route, protocol string) (net.Conn, *bufio.Reader, error) {
-	conn, err := DialSocket(ctx, c.path)
-	if err != nil {
-		return nil, nil, err
-	}
-	in, err := ask(ctx, conn, route, protocol)
-	if err != nil {
-		return nil, nil, errors.Join(err, conn.Close())
-	}
-	return conn, in, nil
-}
-
-func ask(ctx context.Context, conn net.Conn, route, protocol string) (*bufio.Reader, error) {
-	defer context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })()
-	req, err := http.NewRequest(http.MethodPost, "http://wice-go"+route, nil)
-	if err != nil {
-		return nil, err
-	}
-	req.Header.Set("Connection", "Upgrade")
-	req.Header.Set("Upgrade", protocol)
-	if err := req.Write(conn); err != nil {
-		return nil, fmt.Errorf("ask the daemon: %w", err)
-	}
-	in := bufio.NewReader(conn)
-	resp, err := http.ReadResponse(in, req)
-	if err != nil {
-		return nil, fmt.Errorf("ask the daemon: %w", err)
-	}
-	if resp.StatusCode != http.StatusSwitchingProtocols {
-		return nil, readError(resp)
-	}
-	return in, nil
 }
 
 // Send hands over the file of the stack's device, and returns the first and the last of the local ports that the stack should choose its own

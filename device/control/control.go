@@ -4,6 +4,7 @@
 //	GET  /v1/status   Status
 //	POST /v1/down     {}; the daemon begins to stop
 //	POST /v1/ping     PingRequest -> PingReply, one probe
+//	POST /v1/dial     DialRequest -> 101 Switching Protocols, then frames: one connection through the tunnel
 //	GET  /v1/metrics  text in the Prometheus exposition format
 //	POST /v1/attach   upgraded: Network; a network stack's device -> its ports (Linux)
 //

@@ -5,24 +5,26 @@ import (
 	"sync"
 )
 
-// limitListener accepts only so many connections at once; more wait. It does what netutil.LimitListener does, and lets handlers that take a
-// connection over have what is underneath.
+// connKey is the key of the [limitedConn] in the context of a request.
+type connKey struct{}
+
+// limitListener accepts a connection once fewer than a number of them are open that count.
 type limitListener struct {
 	net.Listener
-	slots chan struct{}
-	done  chan struct{} // closed by Close
-	once  sync.Once
+	slots  chan struct{}
+	closed chan struct{}
+	once   sync.Once
 }
 
-func limit(l net.Listener, n int) *limitListener {
-	return &limitListener{Listener: l, slots: make(chan struct{}, n), done: make(chan struct{})}
+func limit(l net.Listener, most int) *limitListener {
+	return &limitListener{Listener: l, slots: make(chan struct{}, most), closed: make(chan struct{})}
 }
 
-// Accept implements [net.Listener].
+// Accept waits for a slot and a connection.
 func (l *limitListener) Accept() (net.Conn, error) {
 	select {
 	case l.slots <- struct{}{}:
-	case <-l.done:
+	case <-l.closed:
 		return nil, net.ErrClosed
 	}
 	c, err := l.Listener.Accept()
@@ -30,24 +32,28 @@ func (l *limitListener) Accept() (net.Conn, error) {
 		<-l.slots
 		return nil, err
 	}
-	return &limitedConn{Conn: c, slots: l.slots}, nil
+	return &limitedConn{Conn: c, l: l}, nil
 }
 
-// Close implements [net.Listener].
+// Close stops listening. It is idempotent.
 func (l *limitListener) Close() error {
-	l.once.Do(func() { close(l.done) })
-	return l.Listener.Close()
+	err := l.Listener.Close()
+	l.once.Do(func() { close(l.closed) })
+	return err
 }
 
+// limitedConn counts until it is closed or freed.
 type limitedConn struct {
 	net.Conn
-	slots <-chan struct{}
-	once  sync.Once
+	l    *limitListener
+	once sync.Once
 }
 
-// Close implements [net.Conn], and makes room for another one.
+// free gives the slot back, for a connection that others count.
+func (c *limitedConn) free() { c.once.Do(func() { <-c.l.slots }) }
+
 func (c *limitedConn) Close() error {
 	err := c.Conn.Close()
-	c.once.Do(func() { <-c.slots })
+	c.free()
 	return err
 }

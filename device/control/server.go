@@ -30,15 +30,22 @@ const (
 // Options configure a [Server].
 type Options struct {
 	Logger *slog.Logger // nil: nothing is logged
+
+	// Tunnel returns the userspace stack, nil if the kernel's carries the tunnel. A nil function stands for that too.
+	Tunnel func() Tunnel
 }
 
 // Server answers the commands that come in through a socket.
 type Server struct {
-	daemon Daemon
-	http   *http.Server
-	log    *slog.Logger
-	close  sync.Once
-	closed error
+	daemon  Daemon
+	http    *http.Server
+	log     *slog.Logger
+	tunnel  func() Tunnel
+	streams chan struct{}   // one for each connection through the daemon
+	ctx     context.Context // ends them
+	cancel  context.CancelFunc
+	close   sync.Once
+	closed  error
 }
 
 // NewServer makes a server for d. It serves nothing before [Server.Serve].
@@ -46,11 +53,13 @@ func NewServer(d Daemon, o Options) *Server {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	s := &Server{daemon: d, log: o.Logger}
+	s := &Server{daemon: d, log: o.Logger, tunnel: o.Tunnel, streams: make(chan struct{}, maxStreams)}
+	s.ctx, s.cancel = context.WithCancel(context.Background())
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", s.status)
 	mux.HandleFunc("POST /v1/down", s.down)
 	mux.HandleFunc("POST /v1/ping", s.ping)
+	mux.HandleFunc("POST /v1/dial", s.dial)
 	mux.HandleFunc("GET /v1/metrics", s.metrics)
 	mux.HandleFunc("POST /v1/attach", s.attach)
 	s.http = &http.Server{
@@ -59,6 +68,7 @@ func NewServer(d Daemon, o Options) *Server {
 		WriteTimeout:   writeTimeout,
 		IdleTimeout:    idleTimeout,
 		MaxHeaderBytes: maxHeaderBytes,
+		ConnContext:    func(ctx context.Context, c net.Conn) context.Context { return context.WithValue(ctx, connKey{}, c) },
 		ErrorLog:       slog.NewLogLogger(o.Logger.Handler(), slog.LevelDebug),
 	}
 	return s
@@ -73,10 +83,14 @@ func (s *Server) Serve(l net.Listener) error {
 	return fmt.Errorf("serve control socket: %w", err)
 }
 
-// Close stops listening, lets answers under way finish for a moment, and ends the connections. It is idempotent. A method of the
-// [Daemon] must not call it and wait.
+// Close stops listening, lets answers under way finish for a moment, and ends the connections, those through the tunnel first. It is
+// idempotent. A method of the [Daemon] must not call it and wait.
 func (s *Server) Close() error {
 	s.close.Do(func() {
+		s.cancel()
+		for range cap(s.streams) {
+			s.streams <- struct{}{} // there will be no other
+		}
 		ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 		defer cancel()
 		if err := s.http.Shutdown(ctx); err != nil {

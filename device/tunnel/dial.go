@@ -25,7 +25,7 @@ func (t *Tunnel) DialContext(ctx context.Context, network, address string) (net.
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
 	defer context.AfterFunc(t.ctx, cancel)()
-	c, err := t.stack.DialContext(ctx, network, address)
+	c, err := t.stack.DialPatiently(ctx, network, address, t.patience)
 	if err != nil && t.ctx.Err() != nil {
 		err = &net.OpError{Op: "dial", Net: network, Err: fmt.Errorf("%s: %w", address, net.ErrClosed)}
 	}

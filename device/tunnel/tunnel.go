@@ -154,7 +154,7 @@ func New(opts Options) (*Tunnel, error) {
 		return nil, err
 	}
 	if t.stack != nil {
-		t.stack.SetPeers(peers{t})
+		t.stack.UsePeers(t.dev)
 	}
 	return t, nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"net/netip"
 	"slices"
@@ -19,20 +20,34 @@ import (
 // minAttempt is the least time that one of several addresses is given, where the context has a deadline.
 const minAttempt = 2 * time.Second
 
+// forever is the patience of a dial that only its context ends.
+const forever time.Duration = math.MaxInt64
+
 // errNoAddress says that a host has no address of a family that the stack and the network's name permit.
 var errNoAddress = errors.New("no address that can be reached from the tunnel's")
 
 // DialContext connects as net.Dialer does, through the tunnel: network is tcp, tcp4, tcp6, udp, udp4 or udp6, and
-// names are those of peers, or asked of the tunnel's DNS servers. The addresses of a name are tried one after the other.
+// names are those of peers, or are asked of the tunnel's DNS servers. The addresses of a name are tried one after the other.
 func (s *Stack) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
-	c, err := s.dial(ctx, network, address)
+	return s.DialPatiently(ctx, network, address, forever)
+}
+
+// DialPromptly is DialContext for programs that wait for an answer and might take it elsewhere: a peer that is known to be down is not waited
+// for, however much time there is.
+func (s *Stack) DialPromptly(ctx context.Context, network, address string) (net.Conn, error) {
+	return s.DialPatiently(ctx, network, address, downAfter)
+}
+
+// DialPatiently is DialContext, and waits only for some time for a peer that is known to be down.
+func (s *Stack) DialPatiently(ctx context.Context, network, address string, patience time.Duration) (net.Conn, error) {
+	c, err := s.dial(ctx, network, address, patience)
 	if err != nil {
 		return nil, &net.OpError{Op: "dial", Net: network, Err: fmt.Errorf("%s: %w", address, err)}
 	}
 	return c, nil
 }
 
-func (s *Stack) dial(ctx context.Context, network, address string) (net.Conn, error) {
+func (s *Stack) dial(ctx context.Context, network, address string, patience time.Duration) (net.Conn, error) {
 	if !slices.Contains([]string{"tcp", "tcp4", "tcp6", "udp", "udp4", "udp6"}, network) {
 		return nil, net.UnknownNetworkError(network)
 	}
@@ -58,13 +73,19 @@ func (s *Stack) dial(ctx context.Context, network, address string) (net.Conn, er
 	for i, a := range addresses {
 		remote := netip.AddrPortFrom(a, uint16(port))
 		var c net.Conn
-		if network[:3] == "udp" {
+		switch {
+		case !s.routed(a):
+			err = ErrNoRoute
+		case network[:3] == "udp":
 			c, err = s.DialUDP(netip.AddrPort{}, remote)
-		} else {
-			c, err = s.dialTCP(ctx, remote, len(addresses)-i)
+		default:
+			c, err = s.dialTCP(ctx, remote, len(addresses)-i, patience)
 		}
 		if err == nil {
 			return c, nil
+		}
+		if a.String() != host {
+			err = fmt.Errorf("%s: %w", a, err)
 		}
 		failed = append(failed, err)
 		if ctx.Err() != nil {
@@ -75,7 +96,7 @@ func (s *Stack) dial(ctx context.Context, network, address string) (net.Conn, er
 }
 
 // dialTCP tries one address of several, for a fair share of the time that is left.
-func (s *Stack) dialTCP(ctx context.Context, remote netip.AddrPort, left int) (net.Conn, error) {
+func (s *Stack) dialTCP(ctx context.Context, remote netip.AddrPort, left int, patience time.Duration) (net.Conn, error) {
 	if err := s.use(); err != nil {
 		return nil, err
 	}
@@ -84,7 +105,21 @@ func (s *Stack) dialTCP(ctx context.Context, remote netip.AddrPort, left int) (n
 		ctx, cancel = context.WithTimeout(ctx, max(time.Until(deadline)/time.Duration(left), minAttempt))
 		defer cancel()
 	}
-	return s.connect(ctx, remote)
+	if patience != forever {
+		var cancel context.CancelFunc
+		ctx, cancel = s.whileUp(ctx, remote.Addr(), patience)
+		defer cancel()
+	}
+	start := time.Now()
+	full, protocol := fullAddress(remote)
+	c, err := gonet.DialContextTCP(ctx, s.stack, full, protocol)
+	if err != nil {
+		if errors.Is(context.Cause(ctx), context.DeadlineExceeded) {
+			return nil, s.noAnswer(remote.Addr(), start)
+		}
+		return nil, standardError(err)
+	}
+	return c, nil
 }
 
 // DialUDP makes a UDP connection to remote. A zero local takes an address and a port of the stack's choice.

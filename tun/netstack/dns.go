@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -32,14 +33,16 @@ var (
 )
 
 // LookupHost returns the addresses of a host, those of IPv6 first, of the families that the stack has. An address is
-// its own answer, and the name of a peer stands for its addresses (see [Stack.SetPeers]). Else only the tunnel's servers are
-// asked; neither the hosts file nor the search domains of this machine count.
+// its own answer. The names of peers come first; then only the tunnel's servers are asked. Neither the hosts file nor the
+// search domains of this machine count.
 func (s *Stack) LookupHost(ctx context.Context, host string) ([]netip.Addr, error) {
 	if a, err := netip.ParseAddr(host); err == nil {
 		return []netip.Addr{a.Unmap().WithZone("")}, nil
 	}
-	if addresses := (*s.peers.Load()).Addresses(host); len(addresses) > 0 {
-		return addresses, nil
+	if s.peers != nil {
+		if addresses := s.peers.PeerAddresses(strings.TrimSuffix(host, ".")); len(addresses) > 0 {
+			return addresses, nil
+		}
 	}
 	fail := func(err error) ([]netip.Addr, error) {
 		return nil, &net.DNSError{Err: err.Error(), Name: host, IsNotFound: errors.Is(err, errNoSuchHost), IsTimeout: errors.Is(err, context.DeadlineExceeded), UnwrapErr: err}
@@ -75,7 +78,9 @@ func (s *Stack) LookupHost(ctx context.Context, host string) ([]netip.Addr, erro
 	for _, c := range asked {
 		r := <-c
 		all = append(all, r.addresses...)
-		errs = append(errs, r.err)
+		if r.err != nil && !slices.ContainsFunc(errs, func(e error) bool { return e.Error() == r.err.Error() }) {
+			errs = append(errs, r.err)
+		}
 	}
 	if len(all) > 0 {
 		return all, nil
@@ -97,8 +102,11 @@ func (s *Stack) ask(ctx context.Context, q dnsmessage.Question) ([]netip.Addr, e
 			}
 			last = fmt.Errorf("server %s: %w", server, err)
 			if ctx.Err() != nil {
-				return nil, ctx.Err()
+				return nil, last
 			}
+		}
+		if !slices.ContainsFunc(s.dns, func(server netip.Addr) bool { return !s.down(server) }) {
+			break // the peers of all servers are known to be down
 		}
 	}
 	return nil, last
@@ -122,7 +130,8 @@ func (s *Stack) exchange(ctx context.Context, server netip.Addr, q dnsmessage.Qu
 }
 
 func (s *Stack) exchangeOver(ctx context.Context, network string, server netip.Addr, query []byte, id uint16, q dnsmessage.Question) ([]netip.Addr, error) {
-	c, err := s.dial(ctx, network, netip.AddrPortFrom(server, 53).String())
+	start := time.Now()
+	c, err := s.dial(ctx, network, netip.AddrPortFrom(server, 53).String(), downAfter)
 	if err != nil {
 		return nil, err
 	}
@@ -141,7 +150,10 @@ func (s *Stack) exchangeOver(ctx context.Context, network string, server netip.A
 	for {
 		n, err := c.Read(buf)
 		if err != nil {
-			return nil, errors.Join(ctx.Err(), err)
+			if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+				err = s.noAnswer(server, start)
+			}
+			return nil, err
 		}
 		addresses, err := parseAnswer(buf[:n], id, q)
 		if !errors.Is(err, errNotOurs) { // anyone may send us a datagram

@@ -59,7 +59,7 @@ func (s *Stack) startForward(f Forward, log *slog.Logger, most int, idle time.Du
 		log = slog.New(slog.DiscardHandler)
 	}
 	log = log.With("forward", f.Network, "target", f.Target)
-	w := &Forwarding{forward: f, stack: s, log: log, dial: s.DialContext, slots: make(chan struct{}, most), udpIdle: idle}
+	w := &Forwarding{forward: f, stack: s, log: log, dial: s.DialPromptly, slots: make(chan struct{}, most), udpIdle: idle}
 	w.ctx, w.cancel = context.WithCancel(s.ctx)
 	listenTCP := func(a netip.AddrPort) (net.Listener, error) { return net.Listen("tcp", a.String()) }
 	listenUDP := func(a netip.AddrPort) (net.PacketConn, error) { return net.ListenPacket("udp", a.String()) }
@@ -72,6 +72,10 @@ func (s *Stack) startForward(f Forward, log *slog.Logger, most int, idle time.Du
 	if err := w.listen(listen, listenTCP, listenUDP); err != nil {
 		return nil, errors.Join(fmt.Errorf("forward: %w", err), w.Close())
 	}
+	w.tasks.Go(func() {
+		<-w.ctx.Done()
+		w.open.Close()
+	})
 	return w, nil
 }
 

@@ -24,6 +24,7 @@ const (
 // is sent. Then open ones are reset, so that nobody takes half of the data for all of it. An echo request follows the resets on the same
 // way: its answer says that they have arrived. All that ends with ctx at the latest; without connections there is nothing to wait for.
 func (s *Stack) HangUp(ctx context.Context) {
+	s.hungUp.Store(true)
 	tick := time.NewTicker(hangUpCheck)
 	defer tick.Stop()
 	for s.unfinished() && ctx.Err() == nil {

@@ -2,60 +2,147 @@ package netstack
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"net"
 	"net/netip"
-	"sync"
+	"syscall"
+	"time"
 
-	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
+	"gvisor.dev/gvisor/pkg/tcpip"
 )
 
-// Peers is what a stack can be told of the tunnel that carries its packets. All methods are safe for concurrent use.
+// Peers is what the stack asks of the tunnel around it. The methods are called by many goroutines, and don't wait.
 type Peers interface {
-	// Addresses returns the addresses of the peer of that name; none if there is no such peer.
-	Addresses(name string) []netip.Addr
-
-	// Watch returns the reason when nothing will come of an attempt to connect to the address, and nil when ctx is done. The stack does
-	// not wait for what the tunnel knows to be in vain.
-	Watch(ctx context.Context, to netip.Addr) error
-
-	// Explain adds to the error of an attempt to connect that took too long what is known of the peer in the way.
-	Explain(to netip.Addr, err error) error
+	// PeerAddresses returns the addresses inside the tunnel of the peer with that name, none if there is no such peer.
+	PeerAddresses(name string) []netip.Addr
+	// Routed reports whether a peer has the address among its allowed IPs: WireGuard drops all other packets without a word.
+	Routed(netip.Addr) bool
+	// Reason says, for people, which peer has the address and what keeps it from being reached, nil if nothing is known. It is lasting
+	// unless the peer is one that is not looked for before there are packets.
+	Reason(netip.Addr) (why error, lasting bool)
 }
 
-// SetPeers makes the names of peers count before those of DNS, and lets failed attempts to connect tell of the peer in the way.
-func (s *Stack) SetPeers(p Peers) { s.peers.Store(&p) }
+// ErrNoRoute says that WireGuard has nobody to send to.
+var ErrNoRoute = errors.New("not in the tunnel: no peer has the address in its AllowedIPs")
 
-// nobody is what a stack knows that was told nothing.
-type nobody struct{}
+// UsePeers lets names of peers be resolved before the DNS servers are asked, and has connections to addresses that no peer has fail at
+// once. It is to be called before the stack is used.
+func (s *Stack) UsePeers(p Peers) { s.peers = p }
 
-var _ Peers = nobody{}
+// routed reports whether packets to an address come anywhere.
+func (s *Stack) routed(a netip.Addr) bool { return s.peers == nil || s.own[a] || s.peers.Routed(a) }
 
-func (nobody) Addresses(string) []netip.Addr           { return nil }
-func (nobody) Watch(context.Context, netip.Addr) error { return nil }
-func (nobody) Explain(_ netip.Addr, err error) error   { return err }
+const (
+	// downAfter is how long DialPromptly waits for an answer from a peer that is known to be down: a peer may be just about to connect.
+	// downCheck is the time between two looks from then on.
+	downAfter = 3 * time.Second
+	downCheck = time.Second
+)
 
-// connect makes a TCP connection, as long as ctx permits and the tunnel knows nothing that stands against it.
-func (s *Stack) connect(ctx context.Context, remote netip.AddrPort) (net.Conn, error) {
+// noAnswer is a time-out, with what is known of the peer.
+type noAnswer struct {
+	after time.Duration
+	why   error // nil: nothing
+}
+
+func (e *noAnswer) Error() string {
+	text := fmt.Sprintf("no answer within %v", e.after.Round(100*time.Millisecond))
+	if e.why != nil {
+		text += " (" + e.why.Error() + ")"
+	}
+	return text
+}
+
+func (e *noAnswer) Unwrap() error        { return e.why }
+func (e *noAnswer) Timeout() bool        { return true }
+func (e *noAnswer) Temporary() bool      { return true }
+func (e *noAnswer) Is(target error) bool { return target == context.DeadlineExceeded }
+
+func (s *Stack) noAnswer(a netip.Addr, since time.Time) error {
+	e := &noAnswer{after: time.Since(since)}
+	if s.peers != nil {
+		e.why, _ = s.peers.Reason(a)
+	}
+	return e
+}
+
+// down reports whether a peer is known not to answer for as long as anybody would wait.
+func (s *Stack) down(a netip.Addr) bool {
+	if s.peers == nil {
+		return false
+	}
+	why, lasting := s.peers.Reason(a)
+	return why != nil && lasting
+}
+
+// whileUp ends a context, as if by its deadline, when the peer that has the address is known to be down after some time.
+func (s *Stack) whileUp(ctx context.Context, a netip.Addr, patience time.Duration) (context.Context, context.CancelFunc) {
+	if s.peers == nil {
+		return ctx, func() {}
+	}
 	ctx, cancel := context.WithCancelCause(ctx)
-	var watching sync.WaitGroup
-	defer watching.Wait()
-	defer cancel(nil)
-	peers := *s.peers.Load()
-	watching.Go(func() {
-		if err := peers.Watch(ctx, remote.Addr()); err != nil {
-			cancel(err)
+	go func() {
+		look := time.NewTimer(patience)
+		defer look.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-look.C:
+			}
+			if s.down(a) {
+				cancel(context.DeadlineExceeded)
+			}
+			look.Reset(downCheck)
 		}
-	})
-	full, protocol := fullAddress(remote)
-	c, err := gonet.DialContextTCP(ctx, s.stack, full, protocol)
+	}()
+	return ctx, func() { cancel(nil) }
+}
+
+// gvisorErrors are the errors that gVisor's connections give as text alone, with those of package net.
+var gvisorErrors = map[string]error{
+	(&tcpip.ErrConnectionRefused{}).String():  syscall.ECONNREFUSED,
+	(&tcpip.ErrHostUnreachable{}).String():    syscall.EHOSTUNREACH,
+	(&tcpip.ErrNetworkUnreachable{}).String(): syscall.ENETUNREACH,
+	(&tcpip.ErrTimeout{}).String():            syscall.ETIMEDOUT,
+}
+
+// standardError replaces a failure to connect by its standard form, as far as there is one.
+func standardError(err error) error {
+	var op *net.OpError
+	if errors.As(err, &op) && op.Err != nil {
+		if standard := gvisorErrors[op.Err.Error()]; standard != nil {
+			return standard
+		}
+	}
+	return err
+}
+
+// failure is why a proxy could not connect, as clients are told.
+type failure uint8
+
+const (
+	failedOther failure = iota
+	failedRoute         // nobody in the tunnel has the address
+	failedName          // there is no such name, or nobody to ask
+	failedRefusal
+	failedTimeout
+)
+
+// failureOf classifies an error of DialContext. Of several addresses, the one that came furthest counts.
+func failureOf(err error) failure {
+	var dns *net.DNSError
+	var timeout net.Error
 	switch {
-	case err == nil:
-		return c, nil
-	case ctx.Err() == nil: // refused
-		return nil, err
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return failedRefusal
+	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout(), errors.Is(standardError(err), syscall.ETIMEDOUT):
+		return failedTimeout
+	case errors.As(err, &dns):
+		return failedName
+	case errors.Is(err, ErrNoRoute), errors.Is(err, errNoAddress), errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH):
+		return failedRoute
 	}
-	if why := context.Cause(ctx); why != ctx.Err() {
-		return nil, why
-	}
-	return nil, peers.Explain(remote.Addr(), err)
+	return failedOther
 }

@@ -59,11 +59,13 @@ type Stack struct {
 	link       *channel.Endpoint
 	device     *tunDevice
 	dns        []netip.Addr
+	own        map[netip.Addr]bool
 	has4, has6 bool            // it has addresses of that family
+	peers      Peers           // nil: every address is taken for routed
 	ctx        context.Context // ends with Close
 	cancel     context.CancelFunc
 	closing    sync.Once
-	peers      atomic.Pointer[Peers] // never nil
+	hungUp     atomic.Bool // HangUp was called
 
 	mu        sync.Mutex // guards the following
 	closed    bool
@@ -83,9 +85,9 @@ func New(addresses []netip.Addr, dns []netip.Addr, mtu int) (*Stack, error) {
 		}),
 		link:      channel.New(queueLength, uint32(mtu), ""),
 		dns:       slices.Clone(dns),
+		own:       make(map[netip.Addr]bool),
 		listeners: make(map[*listener]struct{}),
 	}
-	s.SetPeers(nobody{})
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.device = newDevice(s, mtu)
 	if err := s.setUp(addresses); err != nil {
@@ -110,6 +112,7 @@ func (s *Stack) setUp(addresses []netip.Addr) error {
 		if err := s.stack.AddProtocolAddress(nicID, address, stack.AddressProperties{}); err != nil {
 			return fmt.Errorf("add address %s: %s", a, err)
 		}
+		s.own[a] = true
 		s.has4 = s.has4 || a.Is4()
 		s.has6 = s.has6 || a.Is6()
 	}

@@ -31,6 +31,9 @@ const (
 	// maxPorts is how many stacks can be attached at once.
 	maxPorts = 16
 
+	// maxWriters is how much room to sort batches in is kept: WireGuard writes from a goroutine for each peer, of which few run at once.
+	maxWriters = 16
+
 	// firstPort is where the ranges of ports of attached stacks begin, and rangeSize is how many each has. They end below 32768, where
 	// those of Linux and of the userspace stack begin.
 	firstPort = 10240
@@ -63,6 +66,7 @@ type Device struct {
 
 	table   atomic.Pointer[table] // nil: nothing is attached
 	queue   chan *batch           // packets of attached stacks
+	room    chan *sorted          // not in use
 	waiting atomic.Bool           // Read is in Inner.Read, or about to be
 
 	// of the reader
@@ -86,7 +90,7 @@ var _ wgtun.Device = (*Device)(nil)
 
 // New returns a device with nothing attached. Nil claims: the inner stack wants all that no attached stack has asked for.
 func New(inner Inner, claims Claims) *Device {
-	return &Device{Inner: inner, claims: claims, queue: make(chan *batch, maxPorts*batchesPerPort), ports: make([]*Port, maxPorts)}
+	return &Device{Inner: inner, claims: claims, queue: make(chan *batch, maxPorts*(batchesPerPort+1)), room: make(chan *sorted, maxWriters), ports: make([]*Port, maxPorts)}
 }
 
 // Read implements [wgtun.Device]. Attached stacks and the inner one take turns.

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"net/netip"
 	"os"
+	"runtime"
 	"sync"
 	"testing"
 
@@ -270,30 +271,25 @@ func TestTurns(t *testing.T) {
 	d := New(inner, nil)
 	defer d.Close()
 	_, one := attach(t, d)
-	const each = 200
-	from := make(map[byte]int)
-	for range each {
+	for range 100 {
 		one.out <- ip(100, self, other, 0, make([]byte, 8))
 		inner.out <- ip(101, self, other, 0, make([]byte, 8))
 	}
-	last, longest, run := byte(0), 0, 0
-	for range 2 * each {
-		b := next(t, d)
-		from[b[9]]++
-		if b[9] != last {
-			last, run = b[9], 0
-		}
-		run++
-		if from[100] < each && from[101] < each {
-			longest = max(longest, run)
-		}
+	bufs, sizes := make([][]byte, 8), make([]int, 8)
+	for i := range bufs {
+		bufs[i] = make([]byte, 2000)
 	}
-	if from[100] != each || from[101] != each {
-		t.Errorf("packets by stack: %v", from)
-	}
-	// The queue may be empty for a moment, but not for long.
-	if longest > each/2 {
-		t.Errorf("%d packets of one stack in a row, while the other waited", longest)
+	for turn := range 10 {
+		for len(d.queue) == 0 {
+			runtime.Gosched()
+		}
+		n, err := d.Read(bufs, sizes, 16)
+		if n == 0 || err != nil {
+			t.Fatalf("Read: %d, %v", n, err)
+		}
+		if got, want := bufs[0][16+9], byte(100+turn%2); got != want {
+			t.Errorf("turn %d: a packet of protocol %d, want %d", turn, got, want)
+		}
 	}
 }
 
@@ -419,7 +415,7 @@ func TestNoAllocations(t *testing.T) {
 	bufs := [][]byte{b, b, b, b}
 	write := func() { d.Write(bufs, 16) }
 	write()
-	if n := testing.AllocsPerRun(1000, write); n > 0.1 { // the pool may be emptied meanwhile
+	if n := testing.AllocsPerRun(1000, write); n > 0 {
 		t.Errorf("%v allocations", n)
 	}
 }

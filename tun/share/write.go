@@ -2,7 +2,6 @@ package share
 
 import (
 	"errors"
-	"sync"
 
 	wgtun "golang.zx2c4.com/wireguard/tun"
 )
@@ -13,16 +12,14 @@ const inner = 0
 // sorted is a batch by destination. The batches that it holds are used again.
 type sorted [maxPorts + 1][][]byte
 
-var sortedPool = sync.Pool{New: func() any { return new(sorted) }}
-
 // Write implements [wgtun.Device]. An error is the inner device's: what attached stacks can't take is lost.
 func (d *Device) Write(bufs [][]byte, offset int) (int, error) {
 	t := d.table.Load()
 	if t == nil {
 		return d.Inner.Write(bufs, offset)
 	}
-	s := sortedPool.Get().(*sorted)
-	defer sortedPool.Put(s)
+	s := d.borrow()
+	defer d.giveBack(s)
 	for _, b := range bufs {
 		p := parse(b[offset:])
 		if p.everyone {
@@ -54,6 +51,23 @@ func (d *Device) Write(bufs [][]byte, offset int) (int, error) {
 		return 0, err
 	}
 	return len(bufs), nil
+}
+
+// borrow returns room to sort a batch in. There is as much as batches have been sorted at once.
+func (d *Device) borrow() *sorted {
+	select {
+	case s := <-d.room:
+		return s
+	default:
+		return new(sorted)
+	}
+}
+
+func (d *Device) giveBack(s *sorted) {
+	select {
+	case d.room <- s:
+	default:
+	}
 }
 
 // destination returns the index in sorted of the stack that a packet is for.

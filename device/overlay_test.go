@@ -1,0 +1,43 @@
+package device
+
+import (
+	"net/netip"
+	"slices"
+	"testing"
+
+	"github.com/wice-go/wice-go/device/config"
+	"github.com/wice-go/wice-go/proto/key"
+)
+
+func TestOverlay(t *testing.T) {
+	bob, carol, dave := key.NewPrivate().Public(), key.NewPrivate().Public(), key.NewPrivate().Public()
+	d := &Device{meta: map[key.Public]config.Peer{bob: {Name: "Bob"}, carol: {Name: "bob"}, dave: {Name: "net"}}}
+	if d.Routed(netip.MustParseAddr("10.0.0.2")) || d.PeerAddresses("bob") != nil {
+		t.Error("something is behind a tunnel without peers")
+	}
+	prefix := netip.MustParsePrefix
+	d.mapOverlay(&wgState{peers: []wgPeer{
+		{publicKey: bob, allowedIPs: []netip.Prefix{prefix("10.0.0.2/32"), prefix("10.1.0.0/16"), prefix("fd00::2/128")}},
+		{publicKey: carol, allowedIPs: []netip.Prefix{prefix("10.0.0.3/32")}},
+		{publicKey: dave, allowedIPs: []netip.Prefix{prefix("192.168.0.0/24")}},
+	}})
+	for a, want := range map[string]bool{
+		"10.0.0.2": true, "::ffff:10.0.0.2": true, "10.0.0.4": false, "10.1.255.255": true, "10.2.0.0": false, "fd00::2": true, "fd00::3": false,
+		"192.168.0.9": true, "192.168.1.9": false, "0.0.0.0": false, "::": false,
+	} {
+		if got := d.Routed(netip.MustParseAddr(a)); got != want {
+			t.Errorf("%s: got %v, want %v", a, got, want)
+		}
+	}
+	want := []netip.Addr{netip.MustParseAddr("10.0.0.2"), netip.MustParseAddr("fd00::2")}
+	for _, name := range []string{"bob", "BOB"} {
+		if got := d.PeerAddresses(name); !slices.Equal(got, want) {
+			t.Errorf("%s: got %v, want %v", name, got, want)
+		}
+	}
+	for _, name := range []string{"", "net", "eve"} {
+		if got := d.PeerAddresses(name); len(got) > 0 {
+			t.Errorf("%q: got %v, want none", name, got)
+		}
+	}
+}

@@ -1,0 +1,186 @@
+package netstack
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+)
+
+// The probes of an idle connection inside the tunnel, by which the slots of peers that have vanished become free. Package net does the same
+// with connections outside, in these intervals.
+const (
+	keepAliveIdle     = tcpip.KeepaliveIdleOption(15 * time.Second)
+	keepAliveInterval = tcpip.KeepaliveIntervalOption(15 * time.Second)
+	keepAliveCount    = 9
+)
+
+// carryBuffer is how many bytes each direction of a connection is carried at a time.
+const carryBuffer = 32 << 10
+
+// halfClosedIdle is how long a connection of which one direction has ended may be silent in the other: what RFC 5382 section 5 (REQ-5) asks of
+// a NAT as a minimum.
+const halfClosedIdle = 4 * time.Minute
+
+// errTunnelDown is why connections end with the tunnel.
+var errTunnelDown = errors.New("the tunnel went down")
+
+// carry copies both ways between two connections until both directions have ended, and closes both. The end of one direction is passed on as
+// such, and the other goes on. A failure, the end of ctx and a long silence after the end of one direction are passed on as a reset, lest the
+// other end takes half of the data for all of it.
+func (s *Stack) carry(ctx context.Context, in, out net.Conn) {
+	s.carryWith(ctx, in, out, carryBuffer, halfClosedIdle)
+}
+
+// Carry is how the proxies carry a connection, for others: what DialPromptly has connected to, and a client. An error of one goes to the method
+// CloseWithError(error) of the other, if there is one.
+func (s *Stack) Carry(ctx context.Context, client, out net.Conn) {
+	buffer := carryBuffer
+	if out.LocalAddr().Network() == "udp" {
+		buffer = maxUDP // all of a datagram
+	}
+	s.carryWith(ctx, client, out, buffer, halfClosedIdle)
+}
+
+func (s *Stack) carryWith(ctx context.Context, in, out net.Conn, buffer int, idle time.Duration) {
+	defer in.Close()
+	defer out.Close()
+	defer context.AfterFunc(ctx, func() { s.reset(errTunnelDown, in, out) })()
+	s.keepAlive(in, out)
+	var half atomic.Bool
+	a, b := halfClosing{in, &half, idle}, halfClosing{out, &half, idle}
+	var back sync.WaitGroup
+	back.Go(func() { s.copyHalf(a, b, buffer) })
+	s.copyHalf(b, a, buffer)
+	back.Wait()
+}
+
+// halfClosing is one of two connections that are carried. Once one direction has ended, the other ends with silence.
+type halfClosing struct {
+	net.Conn
+	half *atomic.Bool // one direction has ended
+	idle time.Duration
+}
+
+func (c halfClosing) Read(b []byte) (int, error) {
+	c.extend()
+	return c.Conn.Read(b)
+}
+
+func (c halfClosing) Write(b []byte) (int, error) {
+	c.extend()
+	return c.Conn.Write(b)
+}
+
+func (c halfClosing) extend() {
+	if c.half.Load() {
+		c.SetDeadline(time.Now().Add(c.idle))
+	}
+}
+
+// copyHalf carries one direction.
+func (s *Stack) copyHalf(to, from halfClosing, buffer int) {
+	if _, err := io.CopyBuffer(to, from, make([]byte, buffer)); err != nil {
+		s.reset(err, to.Conn, from.Conn)
+		return
+	}
+	if half, ok := to.Conn.(interface{ CloseWrite() error }); ok {
+		half.CloseWrite()
+	}
+	to.half.Store(true)
+	for _, c := range []halfClosing{to, from} { // of the other direction, which waits in one of them
+		c.extend()
+	}
+}
+
+// reset closes connections of this stack or of the kernel's so that the other ends see an error, not an end: those that can carry it, this one.
+func (s *Stack) reset(why error, conns ...net.Conn) {
+	if s.hungUp.Load() || s.use() != nil {
+		why = errTunnelDown
+	}
+	for _, c := range conns {
+		if told, ok := c.(interface{ CloseWithError(error) error }); ok {
+			told.CloseWithError(standardError(why))
+			continue
+		}
+		if inside, ok := c.(*gonet.TCPConn); ok {
+			if ep := s.endpoint(inside); ep != nil {
+				ep.Abort()
+			}
+		}
+		if outside, ok := c.(interface{ SetLinger(int) error }); ok {
+			outside.SetLinger(0)
+		}
+		c.Close()
+	}
+}
+
+// keepAlive switches probes on for the connections of this stack. Those of package net have them.
+func (s *Stack) keepAlive(conns ...net.Conn) {
+	idle, interval := keepAliveIdle, keepAliveInterval
+	for _, c := range conns {
+		inside, ok := c.(*gonet.TCPConn)
+		if !ok {
+			continue
+		}
+		ep := s.endpoint(inside)
+		if ep == nil {
+			continue
+		}
+		ep.SetSockOpt(&idle)
+		ep.SetSockOpt(&interval)
+		ep.SetSockOptInt(tcpip.KeepaliveCountOption, keepAliveCount)
+		ep.SocketOptions().SetKeepAlive(true)
+	}
+}
+
+// giveUp ends a connection of this stack when what it sends is not acknowledged for so long.
+func (s *Stack) giveUp(c net.Conn, after time.Duration) {
+	if inside, ok := c.(*gonet.TCPConn); ok {
+		if ep := s.endpoint(inside); ep != nil {
+			limit := tcpip.TCPUserTimeoutOption(after)
+			ep.SetSockOpt(&limit)
+		}
+	}
+}
+
+// endpoint finds what a connection is made of, which gonet does not give away; nil if it has ended.
+func (s *Stack) endpoint(c *gonet.TCPConn) tcpip.Endpoint {
+	local, remote := addrPort(c.LocalAddr()), addrPort(c.RemoteAddr())
+	if !local.IsValid() || !remote.IsValid() {
+		return nil
+	}
+	id := stack.TransportEndpointID{
+		LocalPort: local.Port(), LocalAddress: tcpip.AddrFromSlice(local.Addr().AsSlice()),
+		RemotePort: remote.Port(), RemoteAddress: tcpip.AddrFromSlice(remote.Addr().AsSlice()),
+	}
+	ep, ok := s.stack.FindTransportEndpoint(protocolOf(local.Addr()), tcp.ProtocolNumber, id, nicID).(tcpip.Endpoint)
+	if !ok {
+		return nil
+	}
+	// Without a connection of these ends the search gives the listener.
+	there, err := ep.GetRemoteAddress()
+	if ip, ok := netip.AddrFromSlice(there.Addr.AsSlice()); err != nil || !ok || netip.AddrPortFrom(ip.Unmap(), there.Port) != remote {
+		return nil
+	}
+	return ep
+}
+
+// addrPort returns the address of a TCP connection's end, the zero value if there is none any more.
+func addrPort(a net.Addr) netip.AddrPort {
+	t, ok := a.(*net.TCPAddr)
+	if !ok || t == nil {
+		return netip.AddrPort{}
+	}
+	ap := t.AddrPort()
+	return netip.AddrPortFrom(ap.Addr().Unmap().WithZone(""), ap.Port())
+}
