@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -384,10 +385,26 @@ func BenchmarkFileDevice(b *testing.B) {
 	for _, kind := range fileKinds {
 		b.Run(kind.name, func(b *testing.B) {
 			spaces := connect(b, kind.open, DefaultMTU)
-			b.SetBytes(64 << 20)
+			out, in := dialTCP(b, spaces[0], spaces[1], netip.MustParseAddr("10.1.0.2"))
+			chunk := make([]byte, 1<<20)
+			var sending sync.WaitGroup
+			sending.Go(func() {
+				for {
+					if _, err := out.Write(chunk); err != nil {
+						return
+					}
+				}
+			})
+			got := make([]byte, 1<<20)
+			b.SetBytes(int64(len(got)))
 			for b.Loop() {
-				transferTCP(b, spaces[0], spaces[1], netip.MustParseAddr("10.1.0.2"), 64<<20)
+				if _, err := io.ReadFull(in, got); err != nil {
+					b.Fatal(err)
+				}
 			}
+			in.Close()
+			out.Close()
+			sending.Wait()
 		})
 	}
 }

@@ -2,6 +2,7 @@ package tun
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net"
 	"sync/atomic"
@@ -29,7 +30,7 @@ const (
 
 	slotSize      = 1<<16 + 128 // the longest frame, the slot's own header, and a multiple of 16 that is no power of two, for the caches' sake
 	blockSize     = 1 << 20     // in one piece if the kernel has one; a multiple of any page size
-	blockCount    = 8
+	blockCount    = 16
 	slotsPerBlock = blockSize / slotSize
 	slotCount     = blockCount * slotsPerBlock
 	ringSize      = blockCount * blockSize
@@ -49,6 +50,22 @@ type packetPort struct {
 
 	heads [][headSize]byte
 	msgs  []unix.Mmsghdr
+}
+
+// newPackets makes a device of a packet socket.
+func newPackets(l *fixedLink) (*kernelDevice, error) {
+	raw, err := l.file.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	var p *packetPort
+	var portErr error
+	err = raw.Control(func(fd uintptr) { p, portErr = newPacketPort(int(fd)) })
+	if err = errors.Join(err, portErr); err != nil {
+		return nil, err
+	}
+	l.release = p.close
+	return newDevice(l, p, segmentsUDP())
 }
 
 // newPacketPort gives the socket a ring, in which frames are from now on. It needs no privilege.
