@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 	wgtun "golang.zx2c4.com/wireguard/tun"
 )
@@ -108,6 +109,19 @@ func (s *space) configure(n int) {
 	s.shell(fmt.Sprintf("ip addr add 10.1.0.%d/24 dev wgt0; ip addr add fd00:1::%d/64 dev wgt0; ip link set wgt0 up", n, n))
 }
 
+// framesReceived is how often the kernel was handed something by the device.
+func (s *space) framesReceived() (n int64) {
+	s.t.Helper()
+	s.do(func() error {
+		link, err := netlink.LinkByName("wgt0")
+		if err == nil {
+			n = int64(link.Attrs().Statistics.RxPackets)
+		}
+		return err
+	})
+	return n
+}
+
 // carry writes to one device what it reads from the other, until one is closed.
 func carry(t testing.TB, from, to wgtun.Device) {
 	bufs, sizes, out := make([][]byte, from.BatchSize()), make([]int, from.BatchSize()), make([][]byte, 0, from.BatchSize())
@@ -164,7 +178,12 @@ func TestFileDeviceCarries(t *testing.T) {
 					for from := range spaces {
 						to := 1 - from
 						address := netip.MustParseAddr(fmt.Sprintf("%s%d", prefix, to+1))
-						transferTCP(t, spaces[from], spaces[to], address, 8<<20)
+						const size = 8 << 20
+						frames := spaces[to].framesReceived()
+						transferTCP(t, spaces[from], spaces[to], address, size)
+						if frames = spaces[to].framesReceived() - frames; frames > size/int64(mtu)/3 {
+							t.Errorf("%s: %d bytes in %d frames", address, size, frames)
+						}
 						transferUDP(t, spaces[from], spaces[to], address)
 					}
 				}
@@ -253,11 +272,15 @@ func transferUDP(t testing.TB, from, to *space, address netip.Addr) {
 	if err != nil {
 		t.Skipf("this kernel cuts no datagrams: %v", err)
 	}
+	frames := to.framesReceived()
 	if _, err := out.Write(data); err != nil {
 		t.Fatal(err)
 	}
 	for rest := data; len(rest) > 0; rest = rest[min(segment, len(rest)):] {
 		receive(rest[:min(segment, len(rest))])
+	}
+	if frames = to.framesReceived() - frames; frames > 10 && segmentsUDP() {
+		t.Errorf("%s: %d bytes of datagrams in %d frames", address, len(data), frames)
 	}
 }
 
