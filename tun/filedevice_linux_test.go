@@ -82,7 +82,7 @@ func TestFileDeviceTells(t *testing.T) {
 	})
 }
 
-// A Read that waits ends when the device is closed, or its interface is deleted; so do Writes.
+// A Read that waits ends when the device is closed, its interface is deleted, or the other end of it set down; so do Writes.
 func TestFileDeviceEnds(t *testing.T) {
 	for how, end := range map[string]func(*space, *kernelDevice){
 		"closed":  func(_ *space, dev *kernelDevice) { dev.Close() },
@@ -103,11 +103,11 @@ func TestFileDeviceEnds(t *testing.T) {
 			if err := <-ended; !errors.Is(err, os.ErrClosed) {
 				t.Errorf("%s: read: got %v, want os.ErrClosed", how, err)
 			}
-			if _, err := dev.Write([][]byte{append(make([]byte, mirrorOffset), datagram(9)...)}, mirrorOffset); !errors.Is(err, os.ErrClosed) {
-				t.Errorf("%s: write: got %v, want os.ErrClosed", how, err)
-			}
 			if _, err := dev.Read(bufs, sizes, mirrorOffset); !errors.Is(err, os.ErrClosed) {
 				t.Errorf("%s: read again: got %v, want os.ErrClosed", how, err)
+			}
+			if _, err := dev.Write([][]byte{append(make([]byte, mirrorOffset), datagram(9)...)}, mirrorOffset); !errors.Is(err, os.ErrClosed) {
+				t.Errorf("%s: write: got %v, want os.ErrClosed", how, err)
 			}
 		})
 	}
@@ -347,7 +347,7 @@ func TestFileDeviceNoAllocations(t *testing.T) {
 	})
 }
 
-// interruptible are the devices of files, and that of Open.
+// forInterruptible runs a test with the devices of files, and that of Open.
 func forInterruptible(t *testing.T, f func(*testing.T, *kernelDevice, *net.UDPConn)) {
 	forKinds(t, func(t *testing.T, open func(string, int) (int, error)) {
 		_, dev, out := quietDevice(t, open)

@@ -16,13 +16,13 @@ import (
 // tunRdev is the number of /dev/net/tun (Documentation/admin-guide/devices.txt).
 var tunRdev = unix.Mkdev(10, 200)
 
-// OpenFile makes the interface name in the network namespace of the calling thread, down and without addresses, for [FromFile] in a process that
-// may be in another one. Where the TUN device can't be opened, as in user namespaces, it is one end of a veth pair, and the file a packet socket on
-// the other end; CAP_NET_ADMIN and CAP_NET_RAW are needed. An mtu of 0 is DefaultMTU; [Configure] sets the final one.
+// OpenFile makes the interface name in the network namespace of the calling thread, down and without addresses, for [FromFile] in a
+// process that may be in another one. Where the TUN device can't be opened, as in user namespaces, it is one end of a veth pair, and the
+// file a packet socket on the other end; CAP_NET_ADMIN and CAP_NET_RAW are needed. An mtu of 0 is DefaultMTU; [Configure] sets the final one.
 //
-// A TUN device disappears with the last copy of its file. A veth pair stays as long as the namespace, which the packet socket keeps.
+// A TUN device disappears with the last copy of its file. A veth pair stays as long as the namespace. Either file keeps the namespace.
 //
-// Nobody may call Fd on a copy of the file once FromFile has it: that would make its reads block, and not only for the caller.
+// Nobody may call Fd on a copy of the file once FromFile has it: that makes the reads of all copies block.
 //
 // The error matches ErrName, ErrExists, ErrPermission or ErrNoDriver where one of these is the cause.
 func OpenFile(name string, mtu int) (*os.File, error) {
@@ -59,15 +59,16 @@ func openFD(name string, mtu int) (int, error) {
 	return fd, nil
 }
 
-// FromFile makes a device of a file of [OpenFile], wherever that was made. The device says what the parameters do of MTU and name, and that it is up: whether
-// the interface is, it can't know. It ends (os.ErrClosed) when the interface is deleted, or if there is one, the other end of its veth pair set down.
+// FromFile makes a device of a file of [OpenFile], wherever that was made. The file is the device's from then on, and closed with it; if there
+// is an error it stays the caller's. What an interface sends before that may be lost.
 //
-// The file is the device's from then on, and closed with it; if there is an error it stays the caller's.
+// The device says the mtu that it was given, and that it is up: it can't know whether the interface is. It ends (os.ErrClosed) when the
+// interface is deleted or, if it is one end of a veth pair, the other one set down.
 //
-// The device has a method Interrupt, as that of [Open] has on Linux:
+// The device has a method more, as that of [Open] has on Linux:
 //
-//	// Interrupt makes the Read that waits for a packet, or else the next one that would have to wait, return (0, nil). Several may count
-//	// as one. It may be called at any time, by any goroutine; after Close it does nothing.
+//	// Interrupt makes the Read that waits for a packet, or else the next one that would have to wait, return (0, nil). Several may
+//	// count as one. It may be called at any time, by any goroutine; after Close it does nothing.
 //	Interrupt()
 func FromFile(file *os.File, mtu int) (wgtun.Device, error) {
 	d, err := fromFile(file, mtu)
@@ -126,8 +127,8 @@ func identify(fd int) (name string, packets bool, err error) {
 	return "", false, errors.New("neither a TUN device nor a packet socket")
 }
 
-// duplicate makes another file of the descriptor: the runtime's poller takes on a file only if it does not block by then, and what Fd or another process
-// has done to this one nobody knows.
+// duplicate makes another file of the descriptor: the runtime's poller takes on a file only if it does not block by then, and what Fd or
+// another process has done to this one nobody knows.
 func duplicate(raw syscall.RawConn, name string) (*os.File, error) {
 	fd := -1
 	var dupErr error
