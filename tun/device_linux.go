@@ -35,7 +35,7 @@ type kernelDevice struct {
 	raw syscall.RawConn
 
 	interrupted atomic.Bool // an Interrupt that no Read has returned for
-	gone        atomic.Bool // the interface, as a Write was told
+	gone        atomic.Bool // the interface, as a Read or Write was told
 
 	// of the reader
 	split    offload.Splitter
@@ -142,14 +142,18 @@ func (d *kernelDevice) read(fd uintptr) bool {
 			if d.got > 0 {
 				return true
 			}
-			if errno = d.failed(fd); errno == 0 && !d.gone.Load() {
+			if errno = d.failed(fd); d.gone.Load() {
+				errno = unix.ENETDOWN
+			}
+			if errno == 0 {
 				return d.interrupted.Load() && d.interrupted.Swap(false)
 			}
 		}
 		switch {
 		case errno == unix.EINTR:
 			continue
-		case d.gone.Load() || isGone(errno):
+		case isGone(errno):
+			d.gone.Store(true) // the kernel says it once
 			d.readErr = os.ErrClosed
 			return true
 		case errno != 0:
@@ -218,9 +222,8 @@ func (d *kernelDevice) write(fd uintptr) bool {
 		case errno == unix.EAGAIN:
 			return false
 		case isGone(errno):
-			// The kernel tells either the writer or the reader, not both.
 			d.gone.Store(true)
-			d.Interrupt()
+			d.Interrupt() // what the kernel has told the writer it does not tell the reader
 			return true
 		default:
 			d.writeErr = errors.Join(d.writeErr, fmt.Errorf("write to TUN: %w", errno))

@@ -5,6 +5,9 @@
 //
 //	Recover(journal) -> Open(name) -> OpenJournal -> Configure(name) -> ... -> Configured.Close -> Journal.Close -> device.Close
 //
+// On Linux, [OpenFile] and [FromFile] do the work of Open in two processes: one in a network namespace, and the other outside of it, where
+// WireGuard is.
+//
 // Addresses and routes disappear with the device, and the device with the process. Everything else (rules, firewall
 // tables, sysctls, DNS) would outlive a crash, so it is first written to a [Journal], and either Configured.Close or, at
 // the next start, [Recover] takes it back. Nothing that stood before is ever changed without its old value being

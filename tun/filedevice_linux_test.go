@@ -1,12 +1,16 @@
 package tun
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
+	"io"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"os"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -78,11 +82,12 @@ func TestFileDeviceTells(t *testing.T) {
 	})
 }
 
-// A Read that waits ends when the device is closed, or its interface is deleted; so do Writes.
+// A Read that waits ends when the device is closed, its interface is deleted, or the other end of it set down; so do Writes.
 func TestFileDeviceEnds(t *testing.T) {
 	for how, end := range map[string]func(*space, *kernelDevice){
 		"closed":  func(_ *space, dev *kernelDevice) { dev.Close() },
 		"deleted": func(s *space, _ *kernelDevice) { s.shell("ip link del wgt0") },
+		"down":    func(s *space, _ *kernelDevice) { s.shell("ip link set wgt0~ down || ip link del wgt0") }, // a TUN device has no other end
 	} {
 		forKinds(t, func(t *testing.T, open func(string, int) (int, error)) {
 			s, dev, _ := quietDevice(t, open)
@@ -98,11 +103,11 @@ func TestFileDeviceEnds(t *testing.T) {
 			if err := <-ended; !errors.Is(err, os.ErrClosed) {
 				t.Errorf("%s: read: got %v, want os.ErrClosed", how, err)
 			}
-			if _, err := dev.Write([][]byte{append(make([]byte, mirrorOffset), datagram(9)...)}, mirrorOffset); !errors.Is(err, os.ErrClosed) {
-				t.Errorf("%s: write: got %v, want os.ErrClosed", how, err)
-			}
 			if _, err := dev.Read(bufs, sizes, mirrorOffset); !errors.Is(err, os.ErrClosed) {
 				t.Errorf("%s: read again: got %v, want os.ErrClosed", how, err)
+			}
+			if _, err := dev.Write([][]byte{append(make([]byte, mirrorOffset), datagram(9)...)}, mirrorOffset); !errors.Is(err, os.ErrClosed) {
+				t.Errorf("%s: write: got %v, want os.ErrClosed", how, err)
 			}
 		})
 	}
@@ -204,6 +209,110 @@ func TestFileDeviceSkips(t *testing.T) {
 	}
 }
 
+// The longest packet that IP has goes out and comes back.
+func TestFileDeviceLongestPacket(t *testing.T) {
+	const longest = 1<<16 - 1
+	forKinds(t, func(t *testing.T, open func(string, int) (int, error)) {
+		s := newSpace(t)
+		dev := s.fileDevice(open, longest)
+		s.shell("ip link set wgt0 addrgenmode none")
+		s.configure(1)
+		bufs, sizes := [][]byte{make([]byte, mirrorOffset+longest)}, []int{0}
+		for _, c := range []struct {
+			local, remote string
+			headers       int
+		}{{"10.1.0.1", "10.1.0.2", 20 + 8}, {"fd00:1::1", "fd00:1::2", 40 + 8}} {
+			var in *net.UDPConn
+			s.do(func() (err error) {
+				in, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(c.local), 0)))
+				return err
+			})
+			defer in.Close()
+			if err := errors.Join(in.SetReadBuffer(1<<20), in.SetWriteBuffer(1<<20)); err != nil {
+				t.Fatal(err)
+			}
+			payload := make([]byte, longest-c.headers)
+			rand.NewChaCha8([32]byte{1}).Read(payload)
+			to := netip.AddrPortFrom(netip.MustParseAddr(c.remote), in.LocalAddr().(*net.UDPAddr).AddrPort().Port())
+			if _, err := in.WriteToUDPAddrPort(payload, to); err != nil {
+				t.Fatal(err)
+			}
+			for sizes[0] = 0; sizes[0] != longest; { // behind what IPv6 sends for its groups
+				if n, err := dev.Read(bufs, sizes, mirrorOffset); n != 1 || err != nil {
+					t.Fatalf("%s: got %d packets, the first of %d bytes, %v", to, n, sizes[0], err)
+				}
+			}
+			swapAddresses(bufs[0][mirrorOffset:])
+			if n, err := dev.Write(bufs, mirrorOffset); n != 1 || err != nil {
+				t.Fatalf("%s: %d written, %v", to, n, err)
+			}
+			in.SetReadDeadline(time.Now().Add(10 * time.Second))
+			got := make([]byte, longest)
+			if n, err := in.Read(got); err != nil || !bytes.Equal(got[:n], payload) {
+				t.Errorf("%s: got %d bytes of %d, equal %t, %v", to, n, len(payload), bytes.Equal(got[:n], payload), err)
+			}
+		}
+	})
+}
+
+// fullPort counts how often there was no room to send.
+type fullPort struct {
+	port
+	full int
+}
+
+func (p *fullPort) send(fd uintptr, frames [][]unix.Iovec) (int, unix.Errno) {
+	n, errno := p.port.send(fd, frames)
+	if errno == unix.EAGAIN {
+		p.full++
+	}
+	return n, errno
+}
+
+// A Write waits while the interface takes its time, and ends when the device is closed.
+func TestFileDeviceWaitsForRoom(t *testing.T) {
+	s, dev, _ := quietDevice(t, openPair)
+	full := &fullPort{port: dev.port}
+	dev.port = full
+	s.shell("tc qdisc add dev wgt0~ root tbf rate 40mbit burst 100kb limit 100mb")
+	write := func() error {
+		var packets [][]byte
+		for range batchSize {
+			packets = append(packets, append(append(make([]byte, mirrorOffset), datagram(9)...), make([]byte, 1000)...))
+		}
+		_, err := dev.Write(packets, mirrorOffset)
+		return err
+	}
+	const batches = 10
+	before := s.framesReceived()
+	for range batches {
+		if err := write(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if full.full == 0 {
+		t.Error("there was always room: nothing is tested")
+	}
+	for s.framesReceived()-before < batches*batchSize && t.Context().Err() == nil {
+		runtime.Gosched()
+	}
+
+	s.shell("tc qdisc replace dev wgt0~ root tbf rate 1kbit burst 100kb limit 100mb")
+	ended := make(chan error)
+	go func() {
+		for {
+			if err := write(); err != nil {
+				ended <- err
+				return
+			}
+		}
+	}()
+	dev.Close()
+	if err := <-ended; !errors.Is(err, os.ErrClosed) {
+		t.Errorf("write: got %v, want os.ErrClosed", err)
+	}
+}
+
 // Neither direction allocates.
 func TestFileDeviceNoAllocations(t *testing.T) {
 	forKinds(t, func(t *testing.T, open func(string, int) (int, error)) {
@@ -238,7 +347,7 @@ func TestFileDeviceNoAllocations(t *testing.T) {
 	})
 }
 
-// interruptible are the devices of files, and that of Open.
+// forInterruptible runs a test with the devices of files, and that of Open.
 func forInterruptible(t *testing.T, f func(*testing.T, *kernelDevice, *net.UDPConn)) {
 	forKinds(t, func(t *testing.T, open func(string, int) (int, error)) {
 		_, dev, out := quietDevice(t, open)
@@ -384,10 +493,26 @@ func BenchmarkFileDevice(b *testing.B) {
 	for _, kind := range fileKinds {
 		b.Run(kind.name, func(b *testing.B) {
 			spaces := connect(b, kind.open, DefaultMTU)
-			b.SetBytes(64 << 20)
+			out, in := dialTCP(b, spaces[0], spaces[1], netip.MustParseAddr("10.1.0.2"))
+			chunk := make([]byte, 1<<20)
+			var sending sync.WaitGroup
+			sending.Go(func() {
+				for {
+					if _, err := out.Write(chunk); err != nil {
+						return
+					}
+				}
+			})
+			got := make([]byte, 1<<20)
+			b.SetBytes(int64(len(got)))
 			for b.Loop() {
-				transferTCP(b, spaces[0], spaces[1], netip.MustParseAddr("10.1.0.2"), 64<<20)
+				if _, err := io.ReadFull(in, got); err != nil {
+					b.Fatal(err)
+				}
 			}
+			in.Close()
+			out.Close()
+			sending.Wait()
 		})
 	}
 }

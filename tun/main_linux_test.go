@@ -15,7 +15,7 @@ const childEnv = "WICE_TUN_TEST_CHILD"
 func TestMain(m *testing.M) {
 	switch part := os.Getenv(childEnv); part {
 	case "":
-	case "configure-and-wait", "can-create", "wireguard":
+	case "configure-and-wait", "can-create", "wireguard", "open-file":
 		if err := playPart(part); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)

@@ -116,6 +116,8 @@ func playPart(part string) error {
 		err := CanCreate()
 		fmt.Println(errors.Is(err, ErrPermission), err)
 		return nil
+	case "open-file":
+		return playOpenFile()
 	case "wireguard":
 		return playWireGuard(os.Args[1])
 	}

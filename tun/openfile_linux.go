@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"syscall"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -15,13 +16,13 @@ import (
 // tunRdev is the number of /dev/net/tun (Documentation/admin-guide/devices.txt).
 var tunRdev = unix.Mkdev(10, 200)
 
-// OpenFile makes the interface name in the network namespace of the calling thread, down and without addresses, for [FromFile] in a process that
-// may be in another one. Where the TUN device can't be opened, as in user namespaces, it is one end of a veth pair, and the file a packet socket on
-// the other end; CAP_NET_ADMIN and CAP_NET_RAW are needed. An mtu of 0 is DefaultMTU; [Configure] sets the final one.
+// OpenFile makes the interface name in the network namespace of the calling thread, down and without addresses, for [FromFile] in a
+// process that may be in another one. Where the TUN device can't be opened, as in user namespaces, it is one end of a veth pair, and the
+// file a packet socket on the other end; CAP_NET_ADMIN and CAP_NET_RAW are needed. An mtu of 0 is DefaultMTU; [Configure] sets the final one.
 //
-// A TUN device disappears with the last copy of its file. A veth pair stays as long as the namespace, which the packet socket keeps.
+// A TUN device disappears with the last copy of its file. A veth pair stays as long as the namespace. Either file keeps the namespace.
 //
-// Nobody may call Fd on a copy of the file once FromFile has it: that would make its reads block, and not only for the caller.
+// Nobody may call Fd on a copy of the file once FromFile has it: that makes the reads of all copies block.
 //
 // The error matches ErrName, ErrExists, ErrPermission or ErrNoDriver where one of these is the cause.
 func OpenFile(name string, mtu int) (*os.File, error) {
@@ -58,85 +59,91 @@ func openFD(name string, mtu int) (int, error) {
 	return fd, nil
 }
 
-// FromFile makes a device of a file of [OpenFile], wherever that was made. The device says what the parameters do of MTU and name, and that it is up: whether
-// the interface is, it can't know. It ends (os.ErrClosed) when the interface is deleted, or if there is one, the other end of its veth pair set down.
+// FromFile makes a device of a file of [OpenFile], wherever that was made. The file is the device's from then on, and closed with it; if there
+// is an error it stays the caller's. What an interface sends before that may be lost.
 //
-// The file is the device's from then on, and closed with it; if there is an error it stays the caller's.
+// The device says the mtu that it was given, and that it is up: it can't know whether the interface is. It ends (os.ErrClosed) when the
+// interface is deleted or, if it is one end of a veth pair, the other one set down.
 //
-// The device has a method Interrupt, as that of [Open] has on Linux:
+// The device has a method more, as that of [Open] has on Linux:
 //
-//	// Interrupt makes the Read that waits for a packet, or else the next one that would have to wait, return (0, nil). Several may count
-//	// as one. It may be called at any time, by any goroutine; after Close it does nothing.
+//	// Interrupt makes the Read that waits for a packet, or else the next one that would have to wait, return (0, nil). Several may
+//	// count as one. It may be called at any time, by any goroutine; after Close it does nothing.
 //	Interrupt()
 func FromFile(file *os.File, mtu int) (wgtun.Device, error) {
-	own, err := duplicate(file)
+	d, err := fromFile(file, mtu)
 	if err != nil {
 		return nil, fmt.Errorf("interface from %s: %w", file.Name(), err)
 	}
-	d, err := fromOwn(own, mtu)
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("interface from %s: %w", file.Name(), err), own.Close())
-	}
-	_ = file.Close() // the device does not need it
+	_ = file.Close() // the device has a copy
 	return d, nil
 }
 
-// duplicate makes the file anew: the runtime's poller takes on a file only if it does not block by then, and what Fd or another process has done to this
-// one nobody knows.
-func duplicate(file *os.File) (*os.File, error) {
+func fromFile(file *os.File, mtu int) (*kernelDevice, error) {
 	raw, err := file.SyscallConn()
 	if err != nil {
 		return nil, err
 	}
+	var l *fixedLink
+	var idErr error
+	packets := false
+	err = raw.Control(func(fd uintptr) {
+		l = &fixedLink{mtu: mtu, events: make(chan wgtun.Event, 1)}
+		l.name, packets, idErr = identify(int(fd))
+	})
+	if err = errors.Join(err, idErr); err != nil {
+		return nil, err
+	}
+	l.events <- wgtun.EventUp
+	if l.file, err = duplicate(raw, file.Name()); err != nil {
+		return nil, err
+	}
+	var d *kernelDevice
+	if packets {
+		d, err = newPackets(l)
+	} else {
+		d, err = newTUN(l)
+	}
+	if err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	return d, nil
+}
+
+// identify finds out what the file is, and refuses what OpenFile does not make.
+func identify(fd int) (name string, packets bool, err error) {
+	var stat unix.Stat_t
+	if err := unix.Fstat(fd, &stat); err != nil {
+		return "", false, err
+	}
+	switch {
+	case stat.Mode&unix.S_IFMT == unix.S_IFCHR && stat.Rdev == tunRdev:
+		name, err = tunName(fd)
+		return name, false, err
+	case stat.Mode&unix.S_IFMT == unix.S_IFSOCK:
+		name, err = packetName(fd)
+		return name, true, err
+	}
+	return "", false, errors.New("neither a TUN device nor a packet socket")
+}
+
+// duplicate makes another file of the descriptor: the runtime's poller takes on a file only if it does not block by then, and what Fd or
+// another process has done to this one nobody knows.
+func duplicate(raw syscall.RawConn, name string) (*os.File, error) {
 	fd := -1
 	var dupErr error
-	err = raw.Control(func(old uintptr) {
+	err := raw.Control(func(old uintptr) {
 		if fd, dupErr = unix.FcntlInt(old, unix.F_DUPFD_CLOEXEC, 0); dupErr == nil {
 			dupErr = unix.SetNonblock(fd, true)
 		}
 	})
-	if err = errors.Join(err, dupErr); err != nil {
-		if fd >= 0 {
-			err = errors.Join(err, unix.Close(fd))
-		}
-		return nil, err
+	if err = errors.Join(err, dupErr); err == nil {
+		return os.NewFile(uintptr(fd), name), nil
 	}
-	return os.NewFile(uintptr(fd), file.Name()), nil
-}
-
-// fromOwn finds out what the file is, and refuses what OpenFile does not make.
-func fromOwn(file *os.File, mtu int) (d *kernelDevice, err error) {
-	raw, err := file.SyscallConn()
-	if err != nil {
-		return nil, err
+	if fd >= 0 {
+		err = errors.Join(err, unix.Close(fd))
 	}
-	l := &fixedLink{file: file, mtu: mtu, events: make(chan wgtun.Event, 1)}
-	l.events <- wgtun.EventUp
-	var p *packetPort
-	ctlErr := raw.Control(func(fd uintptr) {
-		var stat unix.Stat_t
-		if err = unix.Fstat(int(fd), &stat); err != nil {
-			return
-		}
-		switch {
-		case stat.Mode&unix.S_IFMT == unix.S_IFCHR && stat.Rdev == tunRdev:
-			l.name, err = tunName(int(fd))
-		case stat.Mode&unix.S_IFMT == unix.S_IFSOCK:
-			if l.name, err = packetName(int(fd)); err == nil {
-				p, err = newPacketPort(int(fd))
-			}
-		default:
-			err = errors.New("neither a TUN device nor a packet socket")
-		}
-	})
-	if err = errors.Join(ctlErr, err); err != nil {
-		return nil, err
-	}
-	if p == nil {
-		return newTUN(l)
-	}
-	l.release = p.close
-	return newDevice(l, p, segmentsUDP())
+	return nil, err
 }
 
 // tunName returns the name of the interface, in whatever namespace it is.
@@ -148,9 +155,10 @@ func tunName(fd int) (string, error) {
 	if err := unix.IoctlIfreq(fd, unix.TUNGETIFF, request); err != nil {
 		return "", fmt.Errorf("TUNGETIFF: %w (is it attached to an interface?)", err)
 	}
-	const kind = unix.IFF_TUN | unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR
-	if got := request.Uint16(); got&kind != attachFlags {
-		return "", fmt.Errorf("TUN device with flags %#x, want %#x (IFF_TUN, IFF_NO_PI, IFF_VNET_HDR)", got, attachFlags)
+	// IFF_NO_PI can't be told: the kernel has IFF_NOFILTER in its place here. With packet information no frame would make sense.
+	const kind = unix.IFF_TUN | unix.IFF_TAP | unix.IFF_VNET_HDR
+	if got := request.Uint16(); got&kind != attachFlags&kind {
+		return "", fmt.Errorf("TUN device with flags %#x, want %#x (IFF_TUN, IFF_VNET_HDR)", got, attachFlags&kind)
 	}
 	return request.Name(), nil
 }

@@ -136,40 +136,52 @@ func segmentsUDP() bool {
 
 // limitOffloads switches off all others of the interface, which is in the namespace of the socket.
 func limitOffloads(fd int, name string) error {
-	const nameSize, featureSet = 32, 4 // ETH_GSTRING_LEN, ETH_SS_FEATURES
-	order := binary.NativeEndian
-	info := make([]byte, 20) // command, reserved, mask of 64 bits, count
-	order.PutUint32(info, unix.ETHTOOL_GSSET_INFO)
-	order.PutUint64(info[8:], 1<<featureSet)
-	if err := ethtool(fd, name, info); err != nil {
-		return fmt.Errorf("%s: count offloads: %w", name, err)
-	}
-	count := order.Uint32(info[16:])
-	if count > math.MaxUint16 {
-		return fmt.Errorf("%s: %d offloads", name, count)
-	}
-	names := make([]byte, 12+count*nameSize) // command, set, count, names
-	order.PutUint32(names, unix.ETHTOOL_GSTRINGS)
-	order.PutUint32(names[4:], featureSet)
-	order.PutUint32(names[8:], count)
-	if err := ethtool(fd, name, names); err != nil {
+	names, err := featureNames(fd, name)
+	if err != nil {
 		return fmt.Errorf("%s: names of offloads: %w", name, err)
 	}
-	blocks := (count + 31) / 32
+	blocks := (len(names) + 31) / 32
 	set := make([]byte, 8+blocks*8) // command, blocks; each with 32 bits of what is set and as many of what to
-	order.PutUint32(set, unix.ETHTOOL_SFEATURES)
-	order.PutUint32(set[4:], blocks)
-	for i := range count {
-		feature := unix.ByteSliceToString(names[12+i*nameSize:][:nameSize])
+	binary.NativeEndian.PutUint32(set, unix.ETHTOOL_SFEATURES)
+	binary.NativeEndian.PutUint32(set[4:], uint32(blocks))
+	for i, feature := range names {
 		if strings.HasPrefix(feature, "tx-") && !keptOffloads[feature] && (feature != "tx-udp-segmentation" || !segmentsUDP()) {
 			block := set[8+i/32*8:]
-			order.PutUint32(block, order.Uint32(block)|1<<(i%32))
+			binary.NativeEndian.PutUint32(block, binary.NativeEndian.Uint32(block)|1<<(i%32))
 		}
 	}
 	if err := ethtool(fd, name, set); err != nil {
 		return fmt.Errorf("%s: limit offloads: %w", name, err)
 	}
 	return nil
+}
+
+// featureNames returns what the bits of an interface's features mean.
+func featureNames(fd int, name string) ([]string, error) {
+	const nameSize, set = 32, 4 // ETH_GSTRING_LEN, ETH_SS_FEATURES
+	order := binary.NativeEndian
+	info := make([]byte, 20) // command, reserved, mask of 64 bits, count
+	order.PutUint32(info, unix.ETHTOOL_GSSET_INFO)
+	order.PutUint64(info[8:], 1<<set)
+	if err := ethtool(fd, name, info); err != nil {
+		return nil, err
+	}
+	count := order.Uint32(info[16:])
+	if count > math.MaxUint16 {
+		return nil, fmt.Errorf("there are %d", count)
+	}
+	all := make([]byte, 12+count*nameSize) // command, set, count, which has to be right, and names
+	order.PutUint32(all, unix.ETHTOOL_GSTRINGS)
+	order.PutUint32(all[4:], set)
+	order.PutUint32(all[8:], count)
+	if err := ethtool(fd, name, all); err != nil {
+		return nil, err
+	}
+	names := make([]string, count)
+	for i := range names {
+		names[i] = unix.ByteSliceToString(all[12+i*nameSize:][:nameSize])
+	}
+	return names, nil
 }
 
 // ethtool makes a request (linux/ethtool.h) about an interface.

@@ -87,6 +87,19 @@ func TestSplitSingle(t *testing.T) {
 	}
 }
 
+// Behind a link header the offsets count from there.
+func TestShift(t *testing.T) {
+	frame := frameOf(packet{protocol: protoTCP, payload: payload(3000)}, 1000)
+	want := bytes.Clone(frame)
+	Shift(frame, 14)
+	if got := binary.NativeEndian.Uint16(frame[6:]); got != ipv4Size+14 {
+		t.Errorf("the checksum begins at %d, want %d", got, ipv4Size+14)
+	}
+	if Shift(frame, -14); !bytes.Equal(frame, want) {
+		t.Errorf("there and back: got %x, want %x", frame[:HeaderSize], want[:HeaderSize])
+	}
+}
+
 func TestSplitRefuses(t *testing.T) {
 	good := func() []byte { return frameOf(packet{protocol: protoTCP, payload: payload(3000)}, 1000) }
 	for name, change := range map[string]func([]byte) []byte{
