@@ -27,10 +27,20 @@ var errNoAddress = errors.New("no address that can be reached from the tunnel's"
 func (s *Stack) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
 	c, err := s.dial(ctx, network, address)
 	if err != nil {
-		return nil, &net.OpError{Op: "dial", Net: network, Err: fmt.Errorf("%s: %w", address, err)}
+		return nil, &net.OpError{Op: "dial", Net: network, Err: &dialError{address, err}}
 	}
 	return c, nil
 }
+
+// dialError names what was dialed, and is a time-out where its cause is one: [net.OpError] looks no deeper.
+type dialError struct {
+	address string
+	err     error
+}
+
+func (e *dialError) Error() string { return e.address + ": " + e.err.Error() }
+func (e *dialError) Unwrap() error { return e.err }
+func (e *dialError) Timeout() bool { return errors.Is(e.err, context.DeadlineExceeded) }
 
 func (s *Stack) dial(ctx context.Context, network, address string) (net.Conn, error) {
 	if !slices.Contains([]string{"tcp", "tcp4", "tcp6", "udp", "udp4", "udp6"}, network) {
