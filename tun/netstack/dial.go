@@ -170,6 +170,7 @@ func (s *Stack) listenTCP(local netip.AddrPort) (*gonet.TCPListener, error) {
 	if err != nil {
 		return nil, errors.New(err.String())
 	}
+	ep.SocketOptions().SetReuseAddress(true) // as package net: what a listener of before has accepted does not hold the port
 	if err = ep.Bind(full); err == nil {
 		err = ep.Listen(backlog)
 	}
