@@ -16,6 +16,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
+
+	"github.com/wice-go/wice-go/proto/key"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -64,6 +66,27 @@ func TestStatusJSON(t *testing.T) {
 	s := testStatus()
 	if _, err := json.Marshal(s); err != nil || s.Peers[1].AllowedIPs != nil {
 		t.Errorf("encoding changed the snapshot: %v, %v", s.Peers[1].AllowedIPs, err)
+	}
+}
+
+func TestNotConnected(t *testing.T) {
+	pk := key.NewPrivate().Public()
+	s := Status{Peers: []PeerStatus{
+		{Name: "alice", State: StateConnected},
+		{Name: "bob", State: StateFailed, Reason: "no pair worked", AllowedIPs: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::/8")}},
+		{PublicKey: pk.String(), State: StateConnecting, Reason: "no offer", AllowedIPs: []netip.Prefix{netip.MustParsePrefix("10.7.0.0/16")}},
+		{Name: "carol", State: StatePlain, Reason: "ICE = off"},
+	}}
+	if got, want := strings.Join(s.NotConnected(), "\n"), "bob: failed: no pair worked\n"+pk.Short()+": connecting: no offer"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	for _, c := range []struct {
+		addr string
+		want *PeerStatus
+	}{{"10.1.0.1", &s.Peers[1]}, {"10.7.0.1", &s.Peers[2]}, {"fd00::1", &s.Peers[1]}, {"192.0.2.1", nil}, {"::1", nil}} {
+		if got := s.RouteTo(netip.MustParseAddr(c.addr)); got != c.want {
+			t.Errorf("%s: got %+v, want %+v", c.addr, got, c.want)
+		}
 	}
 }
 

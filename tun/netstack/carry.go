@@ -104,7 +104,7 @@ func (s *Stack) copyHalf(to, from halfClosing, buffer int) {
 
 // reset closes connections of this stack or of the kernel's so that the other ends see an error, not an end: those that can carry it, this one.
 func (s *Stack) reset(why error, conns ...net.Conn) {
-	if s.hungUp.Load() || s.use() != nil {
+	if s.use() != nil {
 		why = errTunnelDown
 	}
 	for _, c := range conns {

@@ -42,10 +42,20 @@ func (s *Stack) DialPromptly(ctx context.Context, network, address string) (net.
 func (s *Stack) DialPatiently(ctx context.Context, network, address string, patience time.Duration) (net.Conn, error) {
 	c, err := s.dial(ctx, network, address, patience)
 	if err != nil {
-		return nil, &net.OpError{Op: "dial", Net: network, Err: fmt.Errorf("%s: %w", address, err)}
+		return nil, &net.OpError{Op: "dial", Net: network, Err: &dialError{address, err}}
 	}
 	return c, nil
 }
+
+// dialError names what was dialed, and is a time-out where its cause is one: [net.OpError] looks no deeper.
+type dialError struct {
+	address string
+	err     error
+}
+
+func (e *dialError) Error() string { return e.address + ": " + e.err.Error() }
+func (e *dialError) Unwrap() error { return e.err }
+func (e *dialError) Timeout() bool { return errors.Is(e.err, context.DeadlineExceeded) }
 
 func (s *Stack) dial(ctx context.Context, network, address string, patience time.Duration) (net.Conn, error) {
 	if !slices.Contains([]string{"tcp", "tcp4", "tcp6", "udp", "udp4", "udp6"}, network) {
@@ -195,6 +205,7 @@ func (s *Stack) listenTCP(local netip.AddrPort) (*gonet.TCPListener, error) {
 	if err != nil {
 		return nil, errors.New(err.String())
 	}
+	ep.SocketOptions().SetReuseAddress(true) // as package net: what a listener of before has accepted does not hold the port
 	if err = ep.Bind(full); err == nil {
 		err = ep.Listen(backlog)
 	}

@@ -22,9 +22,12 @@ const (
 
 // HangUp ends all TCP connections while packets still flow, which Close can't wait for. First, what connections have to send that were closed
 // is sent. Then open ones are reset, so that nobody takes half of the data for all of it. An echo request follows the resets on the same
-// way: its answer says that they have arrived. All that ends with ctx at the latest; without connections there is nothing to wait for.
+// way: its answer says that they have arrived. All that ends with ctx at the latest; without connections there is nothing to wait for. Nothing
+// new can begin from then on.
 func (s *Stack) HangUp(ctx context.Context) {
-	s.hungUp.Store(true)
+	s.mu.Lock()
+	s.closed = true
+	s.mu.Unlock()
 	tick := time.NewTicker(hangUpCheck)
 	defer tick.Stop()
 	for s.unfinished() && ctx.Err() == nil {

@@ -19,7 +19,11 @@ import (
 
 // Ping sends one ICMP echo request and returns the time until the answer came. It waits as long as ctx permits.
 func (s *Stack) Ping(ctx context.Context, addr netip.Addr) (time.Duration, error) {
-	rtt, err := s.ping(ctx, addr.Unmap())
+	err := s.use()
+	var rtt time.Duration
+	if err == nil {
+		rtt, err = s.ping(ctx, addr.Unmap())
+	}
 	if err != nil {
 		return 0, fmt.Errorf("ping %s: %w", addr, err)
 	}
@@ -27,9 +31,6 @@ func (s *Stack) Ping(ctx context.Context, addr netip.Addr) (time.Duration, error
 }
 
 func (s *Stack) ping(ctx context.Context, addr netip.Addr) (time.Duration, error) {
-	if err := s.use(); err != nil {
-		return 0, err
-	}
 	if addr.Is4() && !s.has4 || addr.Is6() && !s.has6 || !addr.IsValid() {
 		return 0, errNoAddress
 	}

@@ -21,7 +21,6 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
-	"sync/atomic"
 
 	wgtun "golang.zx2c4.com/wireguard/tun"
 	"gvisor.dev/gvisor/pkg/tcpip"
@@ -65,7 +64,6 @@ type Stack struct {
 	ctx        context.Context // ends with Close
 	cancel     context.CancelFunc
 	closing    sync.Once
-	hungUp     atomic.Bool // HangUp was called
 
 	mu        sync.Mutex // guards the following
 	closed    bool
