@@ -66,7 +66,7 @@ func (d *tunDevice) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 		}
 		d.release()
 		if d.next == len(d.taken) {
-			taken, err := d.s.link.take(d.taken, n == 0)
+			taken, err := d.s.link.take(d.taken[:0], n == 0)
 			d.taken, d.next = taken, 0
 			if n == 0 && err != nil {
 				return 0, err

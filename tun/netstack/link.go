@@ -11,13 +11,10 @@ import (
 )
 
 const (
-	// maxQueued is how many bytes may wait for wireguard-go to read them; TCP takes what does not fit for loss, and slows down. Most of it is
-	// memory that TCP keeps anyway until it is acknowledged.
-	maxQueued = 4 << 20
-	// packetCost is what a packet counts beside its bytes, in bytes.
-	packetCost = 512
 	// gsoMaxSize is the longest packet that TCP may hand over, in bytes, headers included: what IP can carry. The device cuts it.
 	gsoMaxSize = maxMTU
+	// takeBytes is about how much one take returns: more than a batch of wireguard-go. What is taken, others can't overtake any more.
+	takeBytes = 256 << 10
 )
 
 // link is the interface as gVisor sees it: a queue that the device reads. All methods are safe for concurrent use.
@@ -27,8 +24,7 @@ type link struct {
 
 	mu          sync.Mutex // guards the following
 	ready       sync.Cond  // there is something to read, or one of the two flags is set
-	queue       []*stack.PacketBuffer
-	bytes       int // in the queue, with packetCost for each
+	queue       fairQueue
 	closed      bool
 	interrupted bool
 }
@@ -54,35 +50,30 @@ func (l *link) WritePackets(packets stack.PacketBufferList) (int, tcpip.Error) {
 		return 0, &tcpip.ErrClosedForSend{}
 	}
 	for n, p := range packets.AsSlice() {
-		cost := p.Size() + packetCost
-		if l.bytes+cost > maxQueued {
+		if !l.queue.push(p) {
 			return n, &tcpip.ErrNoBufferSpace{}
 		}
-		l.bytes += cost
-		l.queue = append(l.queue, p.IncRef())
 	}
 	l.ready.Signal()
 	return packets.Len(), nil
 }
 
-// take waits for packets, if so asked, and returns all that there are; the caller has a reference to each. The memory of spare becomes that of
-// the queue. Interrupted, it returns nothing, and leaves what there is to the next call. Once the link is closed and empty, the error is os.ErrClosed.
-func (l *link) take(spare []*stack.PacketBuffer, wait bool) ([]*stack.PacketBuffer, error) {
+// take waits for packets, if so asked, and appends some to those given; the caller has a reference to each. Interrupted, it returns nothing, and
+// leaves what there is to the next call. Once the link is closed and empty, the error is os.ErrClosed.
+func (l *link) take(to []*stack.PacketBuffer, wait bool) ([]*stack.PacketBuffer, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for wait && len(l.queue) == 0 && !l.closed && !l.interrupted {
+	for wait && l.queue.empty() && !l.closed && !l.interrupted {
 		l.ready.Wait()
 	}
 	if wait && l.interrupted {
 		l.interrupted = false
-		return spare[:0], nil
+		return to, nil
 	}
-	taken := l.queue
-	l.queue, l.bytes = spare[:0], 0
-	if len(taken) == 0 && l.closed {
-		return nil, os.ErrClosed
+	if l.closed && l.queue.empty() {
+		return to, os.ErrClosed
 	}
-	return taken, nil
+	return l.queue.pop(to, takeBytes), nil
 }
 
 // interrupt ends the take that waits, or else the next one that may wait.

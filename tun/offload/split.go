@@ -65,7 +65,7 @@ func (s *Splitter) LoadTCP(headers []byte, payload [][]byte, segment int) error 
 	for _, piece := range payload {
 		size += len(piece)
 	}
-	s.h = header{gsoType: gsoTCPv4, segment: uint16(min(segment, maxPacket)), sumStart: uint16(headers[0]&0xf) * 4, sumOffset: tcpSum}
+	s.h = header{gsoType: gsoTCPv4, segment: uint16(max(0, min(segment, maxPacket))), sumStart: uint16(headers[0]&0xf) * 4, sumOffset: tcpSum}
 	if headers[0]>>4 == 6 {
 		s.h.gsoType, s.h.sumStart = gsoTCPv6, ipv6Size
 	}
