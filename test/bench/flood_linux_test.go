@@ -27,7 +27,7 @@ const (
 // takeFlood measures a stream, and what is lost of packets at a fixed rate, while somebody sends what is none of WireGuard's to the port of
 // the receiving end: half of it STUN that no agent expects, half of it noise. It is for direct paths, whose port anybody can reach.
 func takeFlood(p *pair, add func(string, float64)) {
-	if p.relay != nil {
+	if p.relay != nil || !p.interfaceAt(0) {
 		return
 	}
 	begin := func() *flood {

@@ -22,6 +22,10 @@ var measures = []measure{
 	tcp("tcp1-back", "TCP, 1 stream back", 1, true),
 	tcp("tcp8", "TCP, 8 streams", 8, false),
 	tcp("tcp8-back", "TCP, 8 streams back", 8, true),
+	stream("stream1", "TCP by our own program, 1 stream", 1, false),
+	stream("stream1-back", "TCP by our own program, 1 stream back", 1, true),
+	stream("stream8", "TCP by our own program, 8 streams", 8, false),
+	stream("stream8-back", "TCP by our own program, 8 streams back", 8, true),
 	{"udp", append([]string{udpTitle + lost}, costs(udpTitle)...), takeUDP},
 	{"flood", []string{"TCP, 1 stream" + floodTitle + mbits, floodShare, udpTitle + floodTitle + lost}, takeFlood},
 	{"ping", []string{"ping" + p50, "ping" + p99}, takePing},
@@ -78,7 +82,9 @@ func tcp(name, title string, streams int, back bool) measure {
 		} else {
 			report := p.iperf3(args...)
 			bytes, rate = report.Received.Bytes, report.Received.BitsPerSecond
-			add(title+retransmits, float64(report.Sent.Retransmits))
+			if p.interfaceAt(0) { // else they are those of a connection on loopback
+				add(title+retransmits, float64(report.Sent.Retransmits))
+			}
 		}
 		c := p.carried(before, p.state(), from, to, bytes)
 		add(title+mbits, rate/1e6)
@@ -104,7 +110,7 @@ func (p *pair) addCost(title string, c cost, bytes int64, add func(string, float
 
 // takeUDP measures what is lost at a rate that is fixed.
 func takeUDP(p *pair, add func(string, float64)) {
-	if p.raw != nil {
+	if !p.interfaceAt(0) {
 		return
 	}
 	before := p.state()
@@ -117,7 +123,7 @@ func takeUDP(p *pair, add func(string, float64)) {
 
 // takePing measures round trips of a tunnel that does nothing else.
 func takePing(p *pair, add func(string, float64)) {
-	if p.raw != nil {
+	if !p.interfaceAt(0) {
 		return
 	}
 	p.ping("ping", add)
@@ -126,12 +132,12 @@ func takePing(p *pair, add func(string, float64)) {
 
 // takePingLoaded measures round trips beside one TCP stream at full speed.
 func takePingLoaded(p *pair, add func(string, float64)) {
-	if p.raw != nil {
+	if !p.interfaceAt(0) {
 		return
 	}
 	before := p.state()
 	// It lasts until it is stopped.
-	load := start(p.t, p.ends[0].host, nil, "iperf3", "-c", p.ends[1].addr.String(), "-t", strconv.Itoa(*seconds+60))
+	load := start(p.t, p.ends[0].host, nil, "iperf3", "-c", p.ends[1].addr.String(), "-p", iperf3Port, "-t", strconv.Itoa(*seconds+60))
 	until(p.t, "the stream begins", func() error {
 		if got := interfaces(p.t, p.ends[1].host)[iface].rx - before.inner[1].rx; got < 1e6 {
 			return fmt.Errorf("%d bytes arrived\n%s", got, &load.out)
@@ -163,8 +169,7 @@ func (p *pair) ping(title string, add func(string, float64)) {
 // iperf3 sends from the first end to the second unless the arguments say otherwise.
 func (p *pair) iperf3(args ...string) program.Iperf3 {
 	p.t.Helper()
-	a, b := p.ends[0], p.ends[1]
-	out, err := output(p.t, a.host, "iperf3", append([]string{"-c", b.addr.String(), "-J", "-t", strconv.Itoa(*seconds)}, args...)...)
+	out, err := output(p.t, p.ends[0].host, "iperf3", append([]string{"-c", p.serverAddr().String(), "-p", iperf3Port, "-J", "-t", strconv.Itoa(*seconds)}, args...)...)
 	report, perr := program.ParseIperf3([]byte(out))
 	if err := errors.Join(perr, err); err != nil {
 		p.t.Fatalf("%v: %v", p.variant, err)

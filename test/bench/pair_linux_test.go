@@ -19,6 +19,10 @@ const (
 	iface = "wg0"   // on every host: they have nothing in common
 	port  = "51820" // of every end on a direct path
 	mtu   = "1420"  // of every tunnel
+
+	// The ports of the servers at second ends, and of the forwards that lead to them.
+	iperf3Port = "5201"
+	streamPort = "5202"
 )
 
 // pair is a running tunnel, in a network of its own.
@@ -31,6 +35,7 @@ type pair struct {
 	own     *process     // a rendezvous, on the relay; else nil
 	raw     *rawRelay    // in place of a tunnel; else nil
 	server  *process     // iperf3, on the second end of a tunnel
+	streams *streams     // there too
 	tests   int          // of that server
 	seen    string       // the path as it was at first
 }
@@ -71,13 +76,18 @@ func newPair(t testing.TB, v variant) *pair {
 	v.kind.start(p)
 	a, b := p.ends[0], p.ends[1]
 	if p.raw == nil {
+		from, to := a, b
+		if v.kind.stack { // which has no ping of its own, but answers
+			from, to = b, a
+		}
 		until(t, fmt.Sprintf("%v: ping through the tunnel", v), func() error {
 			p.alive()
-			_, err := output(t, a.host, "ping", "-n", "-q", "-i", "0.05", "-c", "2", "-w", "1", b.addr.String())
+			_, err := output(t, from.host, "ping", "-n", "-q", "-i", "0.05", "-c", "2", "-w", "1", to.addr.String())
 			return err
 		})
-		p.server = start(t, b.host, nil, "iperf3", "-s", "-B", b.addr.String(), "--forceflush")
+		p.server = start(t, b.host, nil, "iperf3", "-s", "-B", b.addr.String(), "-p", iperf3Port, "--forceflush")
 		p.serverReady()
+		p.streams = serveStreams(p)
 	}
 	until(t, fmt.Sprintf("%v: the wanted path", v), func() (err error) {
 		p.seen, err = p.path()
@@ -118,6 +128,17 @@ func (p *pair) path() (string, error) {
 	return a + "; " + b, errors.Join(err, berr)
 }
 
+// interfaceAt reports whether the tunnel has an interface at that end.
+func (p *pair) interfaceAt(i int) bool { return p.raw == nil && (i != 0 || !p.variant.kind.stack) }
+
+// serverAddr returns the address at which programs of the first end reach a server at the second one.
+func (p *pair) serverAddr() netip.Addr {
+	if p.variant.kind.stack {
+		return netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	}
+	return p.ends[1].addr
+}
+
 // state is what the harness can see of a pair from outside at one moment.
 type state struct {
 	tunnels time.Duration // CPU time of both
@@ -143,8 +164,10 @@ func (p *pair) state() state {
 		all := interfaces(p.t, h)
 		want := []string{"eth0", "lo"}
 		if i < 2 && p.raw == nil {
-			want = append(want, iface)
 			s.tunnels += p.ends[i].proc.cpu(p.t)
+		}
+		if i < 2 && p.interfaceAt(i) {
+			want = append(want, iface)
 			s.inner[i] = all[iface]
 		}
 		var names []string
@@ -190,8 +213,10 @@ func (p *pair) carried(before, after state, from, to int, bytes int64) cost {
 	}
 	least(after.outer[from].tx-before.outer[from].tx, "sent on the cable")
 	least(after.outer[to].rx-before.outer[to].rx, "received from the cable")
-	if p.raw == nil {
+	if p.interfaceAt(from) {
 		least(after.inner[from].tx-before.inner[from].tx, "sent into the tunnel")
+	}
+	if p.interfaceAt(to) {
 		least(after.inner[to].rx-before.inner[to].rx, "received from the tunnel")
 	}
 	if p.relay != nil {

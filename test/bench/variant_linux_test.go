@@ -19,6 +19,7 @@ type kind struct {
 	relay string // the client's transport to coturn: "udp" or "tcp"; "" means a direct path
 	own   bool   // the relay is a wice-go rendezvous, not coturn
 	wice  bool   // at one end at least
+	stack bool   // the first end is a process without an interface: programs there reach the tunnel by its forwards
 	start func(p *pair)
 }
 
@@ -27,6 +28,7 @@ var kinds = []kind{
 	{name: "plain", start: startPlain},
 	{name: "direct", wice: true, start: startWice},
 	{name: "mixed", wice: true, start: startMixed},
+	{name: "netstack", wice: true, stack: true, start: startWice},
 	{name: "relay-udp", relay: "udp", wice: true, start: startWice},
 	{name: "relay-tcp", relay: "tcp", wice: true, start: startWice},
 	{name: "relay-own", relay: "udp", own: true, wice: true, start: startWice},

@@ -3,6 +3,7 @@ package bench
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/wice-go/wice-go/test/program"
@@ -55,7 +56,13 @@ func startWice(p *pair) {
 			fmt.Sprintf("#!wice ICEServer = turn:%s:%s@%s:%d?transport=%s", p.turn.Username, p.turn.Password, p.turn.Addr4, p.turn.Port, p.variant.kind.relay)}
 	}
 	for i, e := range p.ends {
-		e.wice(p, p.ends[1-i], lines, nil)
+		own := slices.Clone(lines)
+		if !p.interfaceAt(i) {
+			for _, port := range []string{iperf3Port, streamPort} {
+				own = append(own, fmt.Sprintf("#!wice Forward = tcp %s:%s -> %s:%s", p.serverAddr(), port, p.ends[1-i].addr, port))
+			}
+		}
+		e.wice(p, p.ends[1-i], own, nil)
 	}
 }
 
@@ -76,7 +83,11 @@ func (e *end) wice(p *pair, other *end, lines, peerLines []string) {
 	lines = append([]string{"[Interface]", "PrivateKey = " + e.key.Base64(), "Address = " + e.addr.String() + "/24", "ListenPort = " + port, "MTU = " + mtu}, lines...)
 	lines = append(lines, "[Peer]", "PublicKey = "+other.key.Public().String(), "AllowedIPs = "+other.addr.String()+"/32")
 	file := e.write(iface+".conf", strings.Join(append(lines, peerLines...), "\n")+"\n")
-	e.proc = start(e.t, e.host, []string{"WICE_RUNTIME_DIR=/run", "LOG_LEVEL=error"}, binary, "up", file, "--foreground", "--tun", "kernel")
+	tun := "kernel"
+	if !p.interfaceAt(slices.Index(p.ends[:], e)) {
+		tun = "netstack"
+	}
+	e.proc = start(e.t, e.host, []string{"WICE_RUNTIME_DIR=/run", "LOG_LEVEL=error"}, binary, "up", file, "--foreground", "--tun", tun)
 	want := p.way(e, other, len(peerLines) > 0)
 	e.path = func() (string, error) {
 		out, err := output(e.t, e.host, binary, "status", iface, "--json")

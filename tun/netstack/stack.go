@@ -4,7 +4,7 @@
 // wireguard-go reads from and writes to [Stack.Device] as if it were the kernel's; the program dials and listens on the
 // stack as if it were package net:
 //
-//	DialContext ... -> gVisor -> queue -> Device.Read -> wireguard-go -> peer
+//	DialContext ... -> gVisor -> link -> Device.Read -> wireguard-go -> peer
 //	peer -> wireguard-go -> Device.Write -> gVisor -> Accept, Read
 //
 // It stands on gVisor itself rather than on wireguard-go's package of the same name, which hides the stack's options,
@@ -25,7 +25,6 @@ import (
 	wgtun "golang.zx2c4.com/wireguard/tun"
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
-	"gvisor.dev/gvisor/pkg/tcpip/link/channel"
 	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
 	"gvisor.dev/gvisor/pkg/tcpip/network/ipv6"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
@@ -37,9 +36,6 @@ import (
 const (
 	// nicID is the number of the one interface.
 	nicID = 1
-	// queueLength is how many packets may wait for wireguard-go to read them. It is eight of its batches; TCP takes
-	// what does not fit for loss, and slows down.
-	queueLength = 1024
 	// minMTU and maxMTU bound the MTU, in bytes: what IPv4 permits (RFC 791), and what a packet can be.
 	minMTU = 68
 	maxMTU = 65535
@@ -55,7 +51,7 @@ const (
 type Stack struct {
 	// Constant after New.
 	stack      *stack.Stack
-	link       *channel.Endpoint
+	link       *link
 	device     *tunDevice
 	dns        []netip.Addr
 	own        map[netip.Addr]bool
@@ -81,7 +77,7 @@ func New(addresses []netip.Addr, dns []netip.Addr, mtu int) (*Stack, error) {
 			TransportProtocols: []stack.TransportProtocolFactory{tcp.NewProtocol, udp.NewProtocol, icmp.NewProtocol4, icmp.NewProtocol6},
 			HandleLocal:        true, // packets to an own address stay inside
 		}),
-		link:      channel.New(queueLength, uint32(mtu), ""),
+		link:      newLink(mtu),
 		dns:       slices.Clone(dns),
 		own:       make(map[netip.Addr]bool),
 		listeners: make(map[*listener]struct{}),
@@ -156,6 +152,7 @@ func (s *Stack) Close() error {
 		}
 		// The resets of connections are queued before the reader is told that there will be no more.
 		s.stack.Close()
+		s.link.Close()
 		s.cancel()
 		s.stack.Wait()
 		s.device.stop()

@@ -3,12 +3,14 @@ package offload
 import (
 	"bytes"
 	"encoding/binary"
+	"math/bits"
 )
 
 // Coalescer joins packets of one flow that follow each other. Packets of a flow never overtake each other: what can't be appended to the
 // flow's newest frame begins another one.
 type Coalescer struct {
 	udp    bool
+	sums   bool // add checksums up in place of verifying them
 	bufs   [][]byte
 	offset int
 	frames []frame
@@ -24,6 +26,7 @@ type frame struct {
 	seq        uint32
 	p          parsed // of the first packet
 	verified   bool   // its checksum
+	payload    sum    // of the packets that were appended, as their checksums have it
 	psh        bool
 }
 
@@ -47,6 +50,9 @@ type parsed struct {
 
 // NewCoalescer returns one for a device that takes joined TCP packets and, if udp is set, joined UDP packets (TUN_F_USO4, TUN_F_USO6).
 func NewCoalescer(udp bool) *Coalescer { return &Coalescer{udp: udp} }
+
+// NewStackCoalescer returns one for a TCP/IP stack in this process, which verifies checksums itself: see [Coalescer.Packet].
+func NewStackCoalescer() *Coalescer { return &Coalescer{sums: true} }
 
 // Join makes frames of the packets bufs[i][offset:] and returns how many there are. In front of each packet there must be [HeaderSize] bytes;
 // bufs must stay as they are until the last [Coalescer.Frame].
@@ -123,14 +129,16 @@ func (c *Coalescer) append(n, i int, p *parsed) bool {
 			return false // another place; or another acknowledgement, window, urgent pointer or options
 		}
 	}
-	if !f.verified {
-		if !intact(head, &f.p) {
+	switch {
+	case c.sums:
+		f.addPayload(b, p)
+	case !f.verified && !intact(head, &f.p):
+		return false
+	default:
+		f.verified = true
+		if !intact(b, p) {
 			return false
 		}
-		f.verified = true
-	}
-	if !intact(b, p) {
-		return false
 	}
 	c.next[f.tail] = i
 	f.tail = i
@@ -151,11 +159,66 @@ func (c *Coalescer) Frame(dst [][]byte, n int) [][]byte {
 		return dst
 	}
 	c.complete(f, first)
+	return c.payloads(dst, f)
+}
+
+// Packet is Frame without the virtio-net header, and without the room for it, of a coalescer for a stack in this process. The checksum of TCP is
+// made of those of the joined packets, without a look at their payload: it is right if all of them were.
+func (c *Coalescer) Packet(dst [][]byte, n int) [][]byte {
+	f := &c.frames[n]
+	first := c.bufs[f.head][c.offset:]
+	dst = append(dst, first)
+	if f.count == 1 {
+		return dst
+	}
+	all := f.payload.add(uint64(payloadSum(first, &f.p).fold()))
+	f.lengthen(first)
+	transport := first[f.p.transport:f.p.headers]
+	clear(transport[tcpSum : tcpSum+2])
+	all.add(uint64(pseudoHeader(addresses(first, f.p.ipv6), f.p.protocol, f.total-f.p.transport).addBytes(transport))).put(transport[tcpSum:])
+	return c.payloads(dst, f)
+}
+
+// addPayload adds the sum of a packet's payload, which comes behind all that the frame has.
+func (f *frame) addPayload(b []byte, p *parsed) {
+	v := payloadSum(b, p).fold()
+	if (f.total-f.p.headers)%2 != 0 {
+		v = bits.ReverseBytes16(v) // RFC 1071, section 2(B): at an odd offset
+	}
+	f.payload = f.payload.add(uint64(v))
+}
+
+// payloadSum returns the sum of a packet's payload without a look at it: what its checksum says that must be.
+func payloadSum(b []byte, p *parsed) sum {
+	t := b[p.transport:]
+	return sum(^pseudoHeader(addresses(b, p.ipv6), p.protocol, len(t)).addBytes(t[:p.headers-p.transport]).fold())
+}
+
+// payloads appends those of all packets but the first.
+func (c *Coalescer) payloads(dst [][]byte, f *frame) [][]byte {
 	for i, k := f.head, 1; k < f.count; k++ {
 		i = c.next[i]
 		dst = append(dst, c.bufs[i][c.offset+f.p.headers:])
 	}
 	return dst
+}
+
+// lengthen makes the headers b of the first packet those of all, but for the transport's checksum.
+func (f *frame) lengthen(b []byte) {
+	if f.p.ipv6 {
+		binary.BigEndian.PutUint16(b[4:], uint16(f.total-ipv6Size))
+	} else {
+		binary.BigEndian.PutUint16(b[2:], uint16(f.total))
+		clear(b[ipv4Sum : ipv4Sum+2])
+		sum(0).addBytes(b[:ipv4Size]).put(b[ipv4Sum:])
+	}
+	transport := b[f.p.transport:]
+	if f.p.protocol == protoUDP {
+		binary.BigEndian.PutUint16(transport[4:], uint16(f.total-f.p.transport))
+	}
+	if f.psh {
+		transport[tcpFlags] |= flagPSH
+	}
 }
 
 // complete makes the headers of several packets from those of the first.
@@ -167,26 +230,16 @@ func (c *Coalescer) complete(f *frame, first []byte) {
 		sumStart: uint16(f.p.transport),
 	}
 	b := first[HeaderSize:]
-	if f.p.ipv6 {
-		binary.BigEndian.PutUint16(b[4:], uint16(f.total-ipv6Size))
-	} else {
-		binary.BigEndian.PutUint16(b[2:], uint16(f.total))
-		clear(b[ipv4Sum : ipv4Sum+2])
-		sum(0).addBytes(b[:ipv4Size]).put(b[ipv4Sum:])
-	}
+	f.lengthen(b)
 	transport := b[f.p.transport:]
 	length := f.total - f.p.transport
 	switch {
 	case f.p.protocol == protoUDP:
 		h.gsoType, h.sumOffset = gsoUDP, udpSum
-		binary.BigEndian.PutUint16(transport[4:], uint16(length))
 	case f.p.ipv6:
 		h.gsoType, h.sumOffset = gsoTCPv6, tcpSum
 	default:
 		h.gsoType, h.sumOffset = gsoTCPv4, tcpSum
-	}
-	if f.psh {
-		transport[tcpFlags] |= flagPSH
 	}
 	// The kernel wants the sum of the pseudo-header here, and completes it if anybody needs it.
 	partial := pseudoHeader(addresses(b, f.p.ipv6), f.p.protocol, length)
@@ -234,7 +287,7 @@ func parse(b []byte, udp bool) (p parsed) {
 	}
 	p.protocol = protocol
 	p.size = len(b) - p.headers
-	p.joins = p.joins && p.size > 0
+	p.joins = p.joins && p.size > 0 && (p.ipv6 || sum(0).addBytes(b[:ipv4Size]).valid())
 	p.key = uint64(binary.NativeEndian.Uint32(t)) | uint64(protocol)<<32
 	for a := addresses(b, p.ipv6); len(a) > 0; a = a[8:] {
 		p.key = (p.key ^ binary.NativeEndian.Uint64(a)) * 0x9e3779b97f4a7c15 // 2^64 over the golden ratio: spreads the bits

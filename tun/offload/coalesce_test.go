@@ -173,6 +173,16 @@ func TestCoalesceNoAllocations(t *testing.T) {
 	if n := testing.AllocsPerRun(100, join); n != 0 {
 		t.Errorf("%v allocations", n)
 	}
+	c = NewStackCoalescer()
+	join = func() {
+		for i := range c.Join(bufs, testOffset) {
+			pieces = c.Packet(pieces[:0], i)
+		}
+	}
+	join()
+	if n := testing.AllocsPerRun(100, join); n != 0 {
+		t.Errorf("for a stack: %v allocations", n)
+	}
 }
 
 func stream(n, size int) [][]byte {
@@ -181,6 +191,55 @@ func stream(n, size int) [][]byte {
 		packets = append(packets, packet{protocol: protoTCP, seq: uint32(i * size), flags: flagACK, payload: payload(size)}.bytes())
 	}
 	return packets
+}
+
+// packetsOf returns what a stack gets of packets.
+func packetsOf(c *Coalescer, bufs [][]byte) [][]byte {
+	var packets [][]byte
+	for i := range c.Join(bufs, testOffset) {
+		packets = append(packets, bytes.Join(c.Packet(nil, i), nil))
+	}
+	return packets
+}
+
+// A stack gets TCP packets with a checksum that is right if all were, and wrong if one was not; and what can be cut into the same packets again.
+func TestCoalesceForStack(t *testing.T) {
+	for _, ipv6 := range []bool{false, true} {
+		for _, size := range []int{1, 7, 100, 1379, 1380} {
+			var in [][]byte
+			for i := range 20 {
+				p := packet{ipv6: ipv6, protocol: protoTCP, seq: uint32(i * size), flags: flagACK, options: 12, payload: payload(size)}
+				if i == 19 {
+					p.flags, p.payload = flagACK|flagPSH, payload(max(size-3, 1))
+				}
+				in = append(in, p.bytes())
+			}
+			got := packetsOf(NewStackCoalescer(), batch(in...))
+			if len(got) != 1 {
+				t.Fatalf("%d packets of %d bytes, want them joined", len(got), size)
+			}
+			checkSums(t, got[0])
+			headers := len(in[0]) - size
+			rest := got[0][headers:]
+			var s Splitter
+			if err := s.LoadTCP(bytes.Clone(got[0][:headers]), [][]byte{rest[:len(rest)/3], {}, rest[len(rest)/3:]}, size); err != nil {
+				t.Fatal(err)
+			}
+			dst := make([]byte, maxPacket)
+			for i := 0; s.Pending(); i++ {
+				n, err := s.Next(dst)
+				if err != nil || !bytes.Equal(withoutID(dst[:n]), withoutID(in[i])) {
+					t.Fatalf("packet %d of %d bytes: %v\n got %x\nwant %x", i, size, err, dst[:n], in[i])
+				}
+				checkSums(t, dst[:n])
+			}
+			in[3][len(in[3])-1] ^= 0x10
+			got = packetsOf(NewStackCoalescer(), batch(in...))
+			if len(got) != 1 || intact(got[0], &parsed{ipv6: ipv6, protocol: protoTCP, transport: headers - tcpSize - 12}) {
+				t.Errorf("%d packets of %d bytes, and a flipped bit in one of them is not seen", len(got), size)
+			}
+		}
+	}
 }
 
 // Whatever a peer sends through the tunnel, it comes out as it was. The input is packets with two bytes of length each.

@@ -8,8 +8,11 @@ import (
 
 // Splitter makes packets of one frame at a time. The zero value is ready.
 type Splitter struct {
-	p    []byte // the packet as it came, its headers made ready to be copied; what was not handed out yet begins at next
-	next int
+	head    []byte // the headers, made ready to be copied in front of each packet; or all of a packet that is alone
+	payload []byte // the piece of the payload that was begun
+	more    [][]byte
+	left    int // bytes that were not handed out yet, of all pieces
+	pending bool
 
 	// of a frame of several packets
 	h      header
@@ -25,16 +28,19 @@ type Splitter struct {
 // Load takes a frame, to which the splitter refers until there is nothing left of it, and which it changes. An error wraps [ErrFrame]
 // and leaves nothing.
 func (s *Splitter) Load(frame []byte) error {
-	s.p, s.next, s.count = nil, 0, 0
+	s.clear()
 	if len(frame) < HeaderSize+ipv4Size || len(frame) > MaxFrame {
 		return fmt.Errorf("%w: %d bytes", ErrFrame, len(frame))
 	}
 	s.h.decode(frame)
 	p := frame[HeaderSize:]
 	if s.h.gsoType != gsoNone {
-		if err := s.prepare(p); err != nil {
+		if err := s.prepare(p, len(p)); err != nil {
 			return err
 		}
+		s.payload = p[s.h.headers:]
+		s.left = len(s.payload)
+		p = p[:s.h.headers]
 	} else if s.h.flags&flagNeedsChecksum != 0 {
 		start := int(s.h.sumStart)
 		at := start + int(s.h.sumOffset)
@@ -44,12 +50,42 @@ func (s *Splitter) Load(frame []byte) error {
 		// The field has the sum of the pseudo-header.
 		sum(0).addBytes(p[start:]).put(p[at:])
 	}
-	s.p = p
+	s.head, s.pending = p, true
 	return nil
 }
 
-// prepare makes the headers of a frame of several packets ready to be copied in front of each.
-func (s *Splitter) prepare(p []byte) error {
+// LoadTCP takes one TCP packet without a virtio-net header, and with a payload in pieces, to be cut into segments of so many bytes. The headers,
+// of which the checksums don't matter, are changed. The payload may be empty; that and the rest is as with Load.
+func (s *Splitter) LoadTCP(headers []byte, payload [][]byte, segment int) error {
+	s.clear()
+	if len(headers) < ipv4Size {
+		return fmt.Errorf("%w: headers of %d bytes", ErrFrame, len(headers))
+	}
+	size := 0
+	for _, piece := range payload {
+		size += len(piece)
+	}
+	s.h = header{gsoType: gsoTCPv4, segment: uint16(max(0, min(segment, maxPacket))), sumStart: uint16(headers[0]&0xf) * 4, sumOffset: tcpSum}
+	if headers[0]>>4 == 6 {
+		s.h.gsoType, s.h.sumStart = gsoTCPv6, ipv6Size
+	}
+	// A packet without payload is prepared as one with: it is its own last segment all the same.
+	if err := s.prepare(headers, len(headers)+max(size, 1)); err != nil {
+		return err
+	}
+	if int(s.h.headers) != len(headers) {
+		return fmt.Errorf("%w: headers of %d bytes, not %d", ErrFrame, s.h.headers, len(headers))
+	}
+	s.head, s.more, s.left, s.pending = headers, payload, size, true
+	return nil
+}
+
+func (s *Splitter) clear() {
+	s.head, s.payload, s.more, s.left, s.count, s.pending = nil, nil, nil, 0, 0, false
+}
+
+// prepare makes the headers of a packet of so many bytes ready to be copied in front of each segment.
+func (s *Splitter) prepare(p []byte, length int) error {
 	start := int(s.h.sumStart)
 	var addresses []byte
 	switch version := p[0] >> 4; {
@@ -79,11 +115,10 @@ func (s *Splitter) prepare(p []byte) error {
 		}
 	}
 	at := start + int(s.h.sumOffset)
-	if len(p) <= start+size || s.h.segment == 0 || int(s.h.sumOffset)+2 > size {
-		return fmt.Errorf("%w: %d bytes, headers of %d, segments of %d, checksum at %d", ErrFrame, len(p), start+size, s.h.segment, at)
+	if len(p) < start+size || length <= start+size || s.h.segment == 0 || int(s.h.sumOffset)+2 > size {
+		return fmt.Errorf("%w: %d bytes, headers of %d, segments of %d, checksum at %d", ErrFrame, length, start+size, s.h.segment, at)
 	}
 	s.h.headers = uint16(start + size)
-	s.next = start + size
 	p[at], p[at+1] = 0, 0
 	s.pseudo = pseudoHeader(addresses, protocol, 0)
 	if !s.udp {
@@ -99,15 +134,15 @@ func (s *Splitter) prepare(p []byte) error {
 }
 
 // Pending reports whether there are packets left of the frame.
-func (s *Splitter) Pending() bool { return s.p != nil }
+func (s *Splitter) Pending() bool { return s.pending }
 
 // Next puts the next packet into dst and returns its length in bytes. A dst that is too short is an error, and the frame is dropped.
 func (s *Splitter) Next(dst []byte) (int, error) {
 	if s.h.gsoType != gsoNone {
 		return s.segment(dst)
 	}
-	p := s.p
-	s.p = nil
+	p := s.head
+	s.clear()
 	if len(p) > len(dst) {
 		return 0, fmt.Errorf("packet of %d bytes: %w", len(p), io.ErrShortBuffer)
 	}
@@ -117,16 +152,15 @@ func (s *Splitter) Next(dst []byte) (int, error) {
 // segment is Next for a frame of several packets.
 func (s *Splitter) segment(dst []byte) (int, error) {
 	headers, start := int(s.h.headers), int(s.h.sumStart)
-	payload := s.p[s.next:min(s.next+int(s.h.segment), len(s.p))]
-	n := headers + len(payload)
+	n := headers + min(int(s.h.segment), s.left)
 	if n > len(dst) {
-		s.p = nil
+		s.clear()
 		return 0, fmt.Errorf("packet of %d bytes: %w", n, io.ErrShortBuffer)
 	}
 	dst = dst[:n]
-	copy(dst, s.p[:headers])
-	s.next += len(payload)
-	last := s.next == len(s.p)
+	copy(dst, s.head)
+	s.take(dst[headers:])
+	last := s.left == 0
 
 	if s.ipv6 {
 		binary.BigEndian.PutUint16(dst[4:], uint16(n-ipv6Size))
@@ -145,14 +179,26 @@ func (s *Splitter) segment(dst []byte) (int, error) {
 			transport[tcpFlags] &^= flagFIN | flagPSH
 		}
 	}
-	copy(dst[headers:], payload)
 	s.pseudo.add16(uint16(n - start)).addBytes(dst[start:]).put(transport[s.h.sumOffset:])
 	if s.udp && transport[udpSum] == 0 && transport[udpSum+1] == 0 {
 		transport[udpSum], transport[udpSum+1] = 0xff, 0xff // zero means that there is none (RFC 768)
 	}
 	s.count++
 	if last {
-		s.p = nil
+		s.clear()
 	}
 	return n, nil
+}
+
+// take fills dst with the payload that comes next, of which there is enough.
+func (s *Splitter) take(dst []byte) {
+	s.left -= len(dst)
+	for {
+		n := copy(dst, s.payload)
+		s.payload, dst = s.payload[n:], dst[n:]
+		if len(dst) == 0 {
+			return
+		}
+		s.payload, s.more = s.more[0], s.more[1:]
+	}
 }

@@ -129,6 +129,34 @@ func TestSplitRefuses(t *testing.T) {
 	}
 }
 
+// A packet of TCP without payload is its own segment; what isn't TCP over IP is refused.
+func TestSplitTCP(t *testing.T) {
+	for _, ipv6 := range []bool{false, true} {
+		p := packet{ipv6: ipv6, protocol: protoTCP, seq: 9, ack: 7, flags: flagACK | flagFIN, options: 12}
+		want := p.bytes()
+		headers := bytes.Clone(want)
+		headers[len(headers)-12-4] ^= 0xff // the checksum does not matter
+		var s Splitter
+		dst := make([]byte, 100)
+		if err := s.LoadTCP(headers, nil, 1380); err != nil || !s.Pending() {
+			t.Fatalf("got %v, pending %t", err, s.Pending())
+		}
+		if n, err := s.Next(dst); err != nil || !bytes.Equal(dst[:n], want) || s.Pending() {
+			t.Errorf("got %x, %v, pending %t, want %x", dst[:n], err, s.Pending(), want)
+		}
+		for name, headers := range map[string][]byte{"nothing": nil, "cut": want[:len(want)-1], "more than headers": append(bytes.Clone(want), 0), "no IP": make([]byte, 52)} {
+			if err := s.LoadTCP(bytes.Clone(headers), [][]byte{payload(10)}, 5); !errors.Is(err, ErrFrame) || s.Pending() {
+				t.Errorf("%s: got %v, pending %t", name, err, s.Pending())
+			}
+		}
+		for _, segment := range []int{0, -1} {
+			if err := s.LoadTCP(bytes.Clone(want), [][]byte{payload(10)}, segment); !errors.Is(err, ErrFrame) {
+				t.Errorf("segments of %d: got %v", segment, err)
+			}
+		}
+	}
+}
+
 func TestSplitNoAllocations(t *testing.T) {
 	frame, dst := frameOf(packet{protocol: protoTCP, payload: payload(60000)}, 1380), make([]byte, 2000)
 	saved := bytes.Clone(frame)
