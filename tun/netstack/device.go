@@ -127,8 +127,8 @@ func copyPacket(to []byte, packet *stack.PacketBuffer) int {
 	return n
 }
 
-// Interrupt has the Read that waits, or else the next one, return no packets and no error; packets that wait come with the Read after that. Only
-// the rest of a packet that the last Read has begun to cut comes before. Interrupts until then count as one.
+// Interrupt has the Read that waits for a packet, or else the next one, return without waiting: what there is, which may be nothing. Interrupts
+// until then count as one.
 func (d *tunDevice) Interrupt() { d.s.link.interrupt() }
 
 // joiner is what one call of Write needs.

@@ -58,17 +58,16 @@ func (l *link) WritePackets(packets stack.PacketBufferList) (int, tcpip.Error) {
 	return packets.Len(), nil
 }
 
-// take waits for packets, if so asked, and appends some to those given; the caller has a reference to each. Interrupted, it returns nothing, and
-// leaves what there is to the next call. Once the link is closed and empty, the error is os.ErrClosed.
+// take waits for packets, if so asked, and appends some to those given; the caller has a reference to each. Interrupted, it does not
+// wait. Once the link is closed and empty, the error is os.ErrClosed.
 func (l *link) take(to []*stack.PacketBuffer, wait bool) ([]*stack.PacketBuffer, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for wait && l.queue.empty() && !l.closed && !l.interrupted {
 		l.ready.Wait()
 	}
-	if wait && l.interrupted {
+	if wait {
 		l.interrupted = false
-		return to, nil
 	}
 	if l.closed && l.queue.empty() {
 		return to, os.ErrClosed

@@ -36,6 +36,9 @@ import (
 const (
 	// nicID is the number of the one interface.
 	nicID = 1
+	// firstPort is the first of the ports that connections are given which ask for none, as on Linux; maxPort is the last.
+	firstPort = 32768
+	maxPort   = 65535
 	// minMTU and maxMTU bound the MTU, in bytes: what IPv4 permits (RFC 791), and what a packet can be.
 	minMTU = 68
 	maxMTU = 65535
@@ -130,6 +133,10 @@ func (s *Stack) tune() error {
 		if err := s.stack.SetTransportProtocolOption(tcp.ProtocolNumber, option); err != nil {
 			return fmt.Errorf("set TCP option %T: %s", option, err)
 		}
+	}
+	// Those below are for others that share the addresses: package share.
+	if err := s.stack.SetPortRange(firstPort, maxPort); err != nil {
+		return fmt.Errorf("set range of ports: %s", err)
 	}
 	return nil
 }
