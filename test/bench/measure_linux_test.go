@@ -169,7 +169,8 @@ func (p *pair) ping(title string, add func(string, float64)) {
 // iperf3 sends from the first end to the second unless the arguments say otherwise.
 func (p *pair) iperf3(args ...string) program.Iperf3 {
 	p.t.Helper()
-	out, err := output(p.t, p.ends[0].host, "iperf3", append([]string{"-c", p.serverAddr().String(), "-p", iperf3Port, "-J", "-t", strconv.Itoa(*seconds)}, args...)...)
+	argv := p.client(append([]string{"iperf3", "-c", p.serverAddr().String(), "-p", iperf3Port, "-J", "-t", strconv.Itoa(*seconds)}, args...)...)
+	out, err := output(p.t, p.ends[0].host, argv[0], argv[1:]...)
 	report, perr := program.ParseIperf3([]byte(out))
 	if err := errors.Join(perr, err); err != nil {
 		p.t.Fatalf("%v: %v", p.variant, err)

@@ -48,6 +48,7 @@ type end struct {
 	addr netip.Addr // inside the tunnel
 	dir  string     // for files
 	proc *process   // the tunnel; nil where there is none
+	user bool       // which an ordinary user runs
 
 	// path returns the way that the program says its packets take; it is an error if that is not the wanted one.
 	path func() (string, error)
@@ -133,10 +134,23 @@ func (p *pair) interfaceAt(i int) bool { return p.raw == nil && (i != 0 || !p.va
 
 // serverAddr returns the address at which programs of the first end reach a server at the second one.
 func (p *pair) serverAddr() netip.Addr {
-	if p.variant.kind.stack {
+	if p.variant.kind.stack && !p.variant.kind.exec {
 		return netip.AddrFrom4([4]byte{127, 0, 0, 1})
 	}
 	return p.ends[1].addr
+}
+
+// client is the command line of a program at the first end that uses the tunnel.
+func (p *pair) client(argv ...string) []string {
+	p.t.Helper()
+	if !p.variant.kind.exec {
+		return argv
+	}
+	binary, err := p.binary()
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return p.ends[0].as(append([]string{binary, "exec", iface, "--"}, argv...)...)
 }
 
 // state is what the harness can see of a pair from outside at one moment.

@@ -19,7 +19,9 @@ type kind struct {
 	relay string // the client's transport to coturn: "udp" or "tcp"; "" means a direct path
 	own   bool   // the relay is a wice-go rendezvous, not coturn
 	wice  bool   // at one end at least
-	stack bool   // the first end is a process without an interface: programs there reach the tunnel by its forwards
+	stack bool   // the first end is a process without an interface: programs there reach the tunnel by its forwards, or
+	exec  bool   // run inside it
+	user  bool   // the first end is an ordinary user's
 	start func(p *pair)
 }
 
@@ -29,6 +31,8 @@ var kinds = []kind{
 	{name: "direct", wice: true, start: startWice},
 	{name: "mixed", wice: true, start: startMixed},
 	{name: "netstack", wice: true, stack: true, start: startWice},
+	{name: "exec", wice: true, stack: true, exec: true, start: startWice},
+	{name: "exec-user", wice: true, stack: true, exec: true, user: true, start: startWice},
 	{name: "relay-udp", relay: "udp", wice: true, start: startWice},
 	{name: "relay-tcp", relay: "tcp", wice: true, start: startWice},
 	{name: "relay-own", relay: "udp", own: true, wice: true, start: startWice},

@@ -3,7 +3,10 @@ package bench
 import (
 	"encoding/json"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/wice-go/wice-go/test/program"
@@ -57,7 +60,7 @@ func startWice(p *pair) {
 	}
 	for i, e := range p.ends {
 		own := slices.Clone(lines)
-		if !p.interfaceAt(i) {
+		if !p.interfaceAt(i) && !p.variant.kind.exec {
 			for _, port := range []string{iperf3Port, streamPort} {
 				own = append(own, fmt.Sprintf("#!wice Forward = tcp %s:%s -> %s:%s", p.serverAddr(), port, p.ends[1-i].addr, port))
 			}
@@ -82,15 +85,24 @@ func (e *end) wice(p *pair, other *end, lines, peerLines []string) {
 	}
 	lines = append([]string{"[Interface]", "PrivateKey = " + e.key.Base64(), "Address = " + e.addr.String() + "/24", "ListenPort = " + port, "MTU = " + mtu}, lines...)
 	lines = append(lines, "[Peer]", "PublicKey = "+other.key.Public().String(), "AllowedIPs = "+other.addr.String()+"/32")
-	file := e.write(iface+".conf", strings.Join(append(lines, peerLines...), "\n")+"\n")
+	text := strings.Join(append(lines, peerLines...), "\n") + "\n"
+	e.user = p.variant.kind.user && e == p.ends[0]
+	file := userDir + "/" + iface + ".conf"
+	if e.user {
+		e.writeForUser(file, text)
+	} else {
+		file = e.write(iface+".conf", text)
+	}
 	tun := "kernel"
 	if !p.interfaceAt(slices.Index(p.ends[:], e)) {
 		tun = "netstack"
 	}
-	e.proc = start(e.t, e.host, []string{"WICE_RUNTIME_DIR=/run", "LOG_LEVEL=error"}, binary, "up", file, "--foreground", "--tun", tun)
+	argv := e.as(binary, "up", file, "--foreground", "--tun", tun)
+	e.proc = start(e.t, e.host, []string{"LOG_LEVEL=error"}, argv[0], argv[1:]...)
 	want := p.way(e, other, len(peerLines) > 0)
 	e.path = func() (string, error) {
-		out, err := output(e.t, e.host, binary, "status", iface, "--json")
+		argv := e.as(binary, "status", iface, "--json")
+		out, err := output(e.t, e.host, argv[0], argv[1:]...)
 		if err != nil {
 			return "", err
 		}
@@ -108,6 +120,36 @@ func (e *end) wice(p *pair, other *end, lines, peerLines []string) {
 		}
 		return fmt.Sprintf("%s %s -> %s over %s", peer.Path.Kind, peer.Path.Local.Address, peer.Path.Remote.Address, peer.Path.Protocol), nil
 	}
+}
+
+const (
+	// nobody is the ordinary user, and userDir a directory of theirs on every host.
+	nobody  = 65534
+	userDir = "/run/nobody"
+)
+
+// writeForUser makes a file in userDir.
+func (e *end) writeForUser(file, text string) {
+	e.t.Helper()
+	outside, err := e.host.Path(file)
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	dir := filepath.Dir(outside)
+	for _, err := range []error{os.Mkdir(dir, 0o700), os.Chown(dir, nobody, nobody), os.WriteFile(outside, []byte(text), 0o600), os.Chown(outside, nobody, nobody)} {
+		if err != nil {
+			e.t.Fatal(err)
+		}
+	}
+}
+
+// as is the command line of one of wice-go's, run by the end's user.
+func (e *end) as(argv ...string) []string {
+	if !e.user {
+		return append([]string{"env", "WICE_RUNTIME_DIR=/run"}, argv...)
+	}
+	id := strconv.Itoa(nobody)
+	return append([]string{"env", "WICE_RUNTIME_DIR=" + userDir, "setpriv", "--reuid", id, "--regid", id, "--clear-groups"}, argv...)
 }
 
 // way is how packets from one end to the other have to travel.
