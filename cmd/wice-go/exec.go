@@ -3,9 +3,7 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
-	"os/exec"
 	"runtime"
 	"time"
 
@@ -123,13 +121,4 @@ func (a *app) execDaemon(ctx context.Context, arg string, f upFlags) (*control.C
 		return nil, nil, err
 	}
 	return client, end, nil
-}
-
-// commandError is the error of a command that could not be run.
-func commandError(code int, argv []string, err error) error {
-	var of *exec.Error
-	if errors.As(err, &of) {
-		err = of.Err
-	}
-	return &exitError{code, fmt.Errorf("%s: %w", argv[0], err)}
 }

@@ -8,8 +8,6 @@ import (
 	"os/signal"
 	"syscall"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/wice-go/wice-go/device/control"
 	"github.com/wice-go/wice-go/tun/namespace"
 )
@@ -44,7 +42,7 @@ func (a *app) execInside(ctx context.Context, client *control.Client, argv []str
 		}
 	}()
 	signals := make(chan os.Signal, 16)
-	signal.Notify(signals, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGHUP, unix.SIGUSR1, unix.SIGUSR2)
+	signal.Notify(signals, passedOn...)
 	defer signal.Stop(signals)
 	if err := ns.Run(first, last); err != nil {
 		ns.Close()
@@ -53,24 +51,6 @@ func (a *app) execInside(ctx context.Context, client *control.Client, argv []str
 		}
 		return 0, err
 	}
-	go func() {
-		for s := range signals {
-			if (s == unix.SIGINT || s == unix.SIGQUIT) && inForeground() {
-				continue // it came from the terminal, which sends it to the command as well
-			}
-			ns.Signal(s.(syscall.Signal))
-		}
-	}()
+	go passOn(signals, ctx.Done(), func(s os.Signal) error { return ns.Signal(s.(syscall.Signal)) })
 	return ns.Wait()
-}
-
-// inForeground reports whether keys that make signals are for this process group.
-func inForeground() bool {
-	tty, err := os.Open("/dev/tty")
-	if err != nil {
-		return false
-	}
-	defer tty.Close()
-	group, err := unix.IoctlGetInt(int(tty.Fd()), unix.TIOCGPGRP)
-	return err == nil && group == unix.Getpgrp()
 }

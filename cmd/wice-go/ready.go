@@ -92,14 +92,11 @@ func (a *app) startDaemon(arg, name string, f upFlags, life *os.File) (string, e
 		return "", err
 	}
 	defer read.Close()
-	if err := f.hand(); err != nil {
-		return "", err
-	}
 	args, pipes := []string{"up", arg, "--foreground", "--" + readyFlag, strconv.Itoa(readyPipe)}, []*os.File{write}
 	if life != nil {
 		args, pipes = append(args, "--"+lifeFlag, strconv.Itoa(readyPipe+1)), append(pipes, life)
 	}
-	process, err := detach(exe, append(args, f.args()...), pipes)
+	process, err := detach(exe, append(args, f.args()...), f.secrets(), pipes)
 	write.Close()
 	if err != nil {
 		return "", fmt.Errorf("start the daemon: %w", err)
@@ -135,14 +132,13 @@ func (a *app) startDaemon(arg, name string, f upFlags, life *os.File) (string, e
 // line, for as long as it runs.
 var secretFlags = []string{"ice-server", "socks5", "http-proxy"}
 
-// hand puts the values of the secret flags where a daemon finds them.
-func (f upFlags) hand() error {
+// secrets returns the environment by which a daemon is told the secret flags.
+func (f upFlags) secrets() []string {
+	var env []string
 	for n, value := range []string{strings.Join(f.iceServers, "\n"), f.socks5, f.httpProxy} {
-		if err := os.Setenv(envName(secretFlags[n]), value); err != nil {
-			return err
-		}
+		env = append(env, envName(secretFlags[n])+"="+value) // also without a value: what the environment had is in the flag already
 	}
-	return nil
+	return env
 }
 
 // args returns the other flags that a daemon needs to be told; the environment reaches it by itself.

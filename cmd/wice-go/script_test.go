@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -42,7 +44,7 @@ func TestScript(t *testing.T) {
 		Setup:               setUpScript,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"code": scriptCode, "echo": scriptEcho, "eventually": scriptEventually, "expand": scriptExpand, "ports": scriptPorts,
-			"refused": scriptRefused, "says": scriptSays, "serve": scriptServe,
+			"refused": scriptRefused, "says": scriptSays, "serve": scriptServe, "web": scriptWeb,
 		},
 	})
 }
@@ -209,6 +211,16 @@ func scriptServe(ts *testscript.TestScript, neg bool, args []string) {
 			c.Close()
 		}
 	}()
+}
+
+// scriptWeb is "web VAR TEXT": a web server on loopback whose every page is that text; VAR gets the port.
+func scriptWeb(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: web VAR TEXT")
+	}
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, args[1]+"\n") }))
+	ts.Defer(s.Close)
+	ts.Setenv(args[0], fmt.Sprint(s.Listener.Addr().(*net.TCPAddr).Port))
 }
 
 // scriptSays is "says PORT TEXT": who listens on that port of loopback says no more and no less.

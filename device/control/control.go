@@ -7,6 +7,7 @@
 //	POST /v1/dial     DialRequest -> 101 Switching Protocols, then frames: one connection through the tunnel
 //	GET  /v1/metrics  text in the Prometheus exposition format
 //	POST /v1/attach   upgraded: Network; a network stack's device -> its ports (Linux)
+//	POST /v1/proxies  upgraded: Proxies, which last as long as the connection
 //
 // An error is a status code other than 200 and {"error": text, "code": code}; the code is one of a few that callers branch on.
 // The socket is also the lock of an interface: [Listen] takes over a socket that a crashed daemon left, and refuses one that answers.
@@ -51,6 +52,9 @@ type Daemon interface {
 
 	// Network says what a network stack needs to take part in the tunnel.
 	Network(ctx context.Context) (Network, error)
+
+	// Proxies starts two proxies into the tunnel, which end when the Closer is closed.
+	Proxies() (Proxies, io.Closer, error)
 
 	// Attach lets the stack behind a device take part. The file is the daemon's from then on.
 	Attach(device *os.File) (Attached, error)

@@ -62,6 +62,7 @@ func NewServer(d Daemon, o Options) *Server {
 	mux.HandleFunc("POST /v1/dial", s.dial)
 	mux.HandleFunc("GET /v1/metrics", s.metrics)
 	mux.HandleFunc("POST /v1/attach", s.attach)
+	mux.HandleFunc("POST /v1/proxies", s.proxies)
 	s.http = &http.Server{
 		Handler:        http.MaxBytesHandler(mux, maxBodyBytes),
 		ReadTimeout:    readTimeout,

@@ -15,8 +15,9 @@ import (
 
 // What the connections of some requests are upgraded to (RFC 9110, section 7.8).
 const (
-	streamProtocol = "wice-go-stream" // after a [DialRequest]
-	attachProtocol = "wice-go-attach" // see Server.attach
+	streamProtocol  = "wice-go-stream" // after a [DialRequest]
+	attachProtocol  = "wice-go-attach" // see Server.attach
+	proxiesProtocol = "wice-go-proxies"
 )
 
 // takeOver takes the connection of a request over, and tells the client so. The reader has what the client has sent already.
