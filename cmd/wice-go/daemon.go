@@ -181,12 +181,8 @@ func (r *running) setUp(ctx context.Context) error {
 		r.dev.ServeUAPI(uapi)
 		r.requestStop() // the socket was removed
 	})
-	if r.stack == nil {
-		r.refuseForwards()
-	}
-	if err := r.startProxies(); err != nil {
-		return err
-	}
+	r.checkForwards()
+	r.checkProxies()
 	if err := r.hooks(ctx, "PostUp", i.PostUp); err != nil {
 		return err
 	}
@@ -296,8 +292,11 @@ func (r *running) configure(journal *tun.Journal) (uint32, error) {
 	return configured.FwMark(), nil
 }
 
-// refuseForwards says of the Forward lines that they mean nothing with a kernel TUN.
-func (r *running) refuseForwards() {
+// checkForwards says of the Forward lines that they mean nothing with a kernel TUN.
+func (r *running) checkForwards() {
+	if r.stack != nil {
+		return
+	}
 	for _, f := range r.cfg.Interface.Forwards {
 		const why = "Forward is for the userspace stack; with a kernel TUN every program reaches the tunnel"
 		r.log.Warn(why, "forward", f.String())

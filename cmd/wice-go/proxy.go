@@ -2,13 +2,11 @@ package main
 
 import (
 	"errors"
-	"fmt"
 	"net/netip"
 
 	"github.com/spf13/cobra"
 
 	"github.com/wice-go/wice-go/device/config"
-	"github.com/wice-go/wice-go/tun/netstack"
 )
 
 // defaultSOCKS5 is where the verb proxy listens when nothing else is asked for.
@@ -49,17 +47,13 @@ proxy. When neither the file nor a flag has a proxy or a forward, SOCKS5 is serv
 	return cmd
 }
 
-// startProxies starts the proxies that are asked for.
-func (r *running) startProxies() error {
+// checkProxies says of the proxies what users may not have meant.
+func (r *running) checkProxies() {
 	i := &r.cfg.Interface
 	for _, p := range []struct {
 		key    string
 		config config.Proxy
-		serve  func(netstack.ProxyOptions) (*netstack.Proxy, error)
-	}{
-		{"SOCKS5", i.SOCKS5, r.stack.ServeSOCKS5},
-		{"HTTPProxy", i.HTTPProxy, r.stack.ServeHTTPProxy},
-	} {
+	}{{"SOCKS5", i.SOCKS5}, {"HTTPProxy", i.HTTPProxy}} {
 		if p.config.Listen == "" {
 			continue
 		}
@@ -77,12 +71,5 @@ func (r *running) startProxies() error {
 			r.log.Warn(p.key+" listens on more than loopback: "+why, "listen", p.config.Listen)
 			r.ready.say("%s = %s is not on loopback: %s", p.key, p.config.Listen, why)
 		}
-		proxy, err := p.serve(netstack.ProxyOptions{Listen: p.config.Listen, User: p.config.User, Password: p.config.Password, Logger: r.log})
-		if err != nil {
-			return fmt.Errorf("%s = %s: %w", p.key, p.config.Listen, err)
-		}
-		r.later(proxy.Close)
-		r.log.Info("proxy is up", "proxy", p.key, "listen", proxy.Addr())
 	}
-	return nil
 }

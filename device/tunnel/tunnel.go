@@ -10,7 +10,7 @@
 //	listener, err := t.Listen("tcp", ":80")      // for the peers alone
 //
 // Of the configuration, what tells wg-quick how to change the machine has no meaning here: Table, SaveConfig, the commands, the search
-// domains, and Tun. The Forward lines are started.
+// domains, and Tun. What the lines Forward, SOCKS5 and HTTPProxy ask for is served.
 //
 // A process may have any number of tunnels. Each has its own addresses, routes and names, so they may even be the same.
 package tunnel
@@ -82,8 +82,8 @@ type Tunnel struct {
 
 	closeOnce sync.Once
 
-	mu       sync.Mutex // guards the following
-	forwards []io.Closer
+	mu      sync.Mutex // guards the following
+	serving []io.Closer
 }
 
 // Open makes a tunnel and starts it. It does not wait for the peers: see [Tunnel.Wait].
@@ -178,8 +178,8 @@ func newStack(i *config.Interface) (*netstack.Stack, error) {
 	return netstack.New(addresses, i.DNS, mtu)
 }
 
-// Up starts a tunnel that [New] has made: it opens the sockets, with fwmark on them unless it is 0, and begins with signaling, sessions and
-// forwards. A port in use is an error; an unreachable rendezvous is not. It is called once.
+// Up starts a tunnel that [New] has made: it opens the sockets, with fwmark on them unless it is 0, and begins with signaling, sessions,
+// forwards and proxies. A port in use is an error; an unreachable rendezvous is not. It is called once.
 func (t *Tunnel) Up(fwmark uint32) error {
 	if err := t.dev.Up(fwmark); err != nil {
 		return err
@@ -187,16 +187,7 @@ func (t *Tunnel) Up(fwmark uint32) error {
 	if t.stack == nil {
 		return nil
 	}
-	for _, f := range t.cfg.Interface.Forwards {
-		w, err := t.stack.Forward(netstack.Forward(f), t.log)
-		if err != nil {
-			return fmt.Errorf("Forward = %s: %w", f, err)
-		}
-		t.mu.Lock()
-		t.forwards = append(t.forwards, w)
-		t.mu.Unlock()
-	}
-	return nil
+	return t.serve()
 }
 
 // Device returns the interface itself, for its configuration protocol (UAPI) and metrics.
@@ -217,10 +208,10 @@ func (t *Tunnel) Close() error {
 			cancel()
 		}
 		t.mu.Lock()
-		forwards := t.forwards
+		serving := t.serving
 		t.mu.Unlock()
-		for _, f := range forwards {
-			f.Close()
+		for _, s := range serving {
+			s.Close()
 		}
 		t.dev.Close()
 		t.http.CloseIdleConnections()

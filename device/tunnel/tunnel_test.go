@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"strings"
 	"sync"
 	"testing"
@@ -246,6 +247,42 @@ func TestForward(t *testing.T) {
 	c.(*net.TCPConn).CloseWrite()
 	if got, err := io.ReadAll(c); string(got) != "hello" || err != nil {
 		t.Errorf("got %q, %v", got, err)
+	}
+}
+
+// TestProxy reaches a server inside of one tunnel through a proxy into the other, which ends with it.
+func TestProxy(t *testing.T) {
+	at, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	at.Close() // its port is free now
+	bus := new(inproc.Bus)
+	ka, kb := key.NewPrivate(), key.NewPrivate()
+	a := openTest(t, testOptions(t, bus, ka, "10.7.0.1/24", fmt.Sprintf("#!wice HTTPProxy = %s\n", at.Addr())+peerSection(kb, "bob", "10.7.0.2/32")))
+	b := openTest(t, testOptions(t, bus, kb, "10.7.0.2/24", peerSection(ka, "alice", "10.7.0.1/32")))
+	server := &http.Server{Handler: http.NotFoundHandler()}
+	l := listenTest(t, b, ":80")
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(l) }()
+	defer func() { server.Close(); <-served }()
+	transport := &http.Transport{Proxy: http.ProxyURL(&url.URL{Scheme: "http", Host: at.Addr().String()})}
+	defer transport.CloseIdleConnections()
+	client := &http.Client{Transport: transport}
+	r, err := client.Get("http://bob/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Body.Close()
+	if r.StatusCode != http.StatusNotFound {
+		t.Errorf("got %s", r.Status)
+	}
+	if err := a.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if r, err := client.Get("http://bob/"); err == nil {
+		r.Body.Close()
+		t.Error("the proxy outlives the tunnel")
 	}
 }
 
