@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -81,8 +82,8 @@ func TestProxies(t *testing.T) {
 	nb.down()
 	for _, port := range []string{"80", "82"} {
 		r := curl(append(plain, "--max-time", "30", "-w", "%{http_code}", "http://"+nb.addr.String()+":"+port+"/")...)
-		if !strings.HasSuffix(r.stdout, "504") {
-			t.Errorf("peer gone: want status 504: %v", r)
+		if !strings.HasSuffix(r.stdout, "504") || !regexp.MustCompile(`: no answer within \ds \(`+nb.name+`: connecting: `).MatchString(r.stdout) {
+			t.Errorf("peer gone: want status 504 soon, and the reason: %v", r)
 		}
 		t.Logf("peer gone: after %v: %s", r.took.Round(ms), r.stdout)
 	}

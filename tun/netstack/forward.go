@@ -42,7 +42,7 @@ type Forwarding struct {
 	dial    func(ctx context.Context, network, address string) (net.Conn, error)
 	ctx     context.Context
 	cancel  context.CancelFunc
-	open    io.Closer // the listener or packet connection
+	open    io.Closer // the listener or packet connection; nil if it could not be made
 	udpIdle time.Duration
 
 	slots chan struct{} // one for each connection or sender
@@ -112,6 +112,9 @@ func (w *Forwarding) listen(a netip.AddrPort, tcp func(netip.AddrPort) (net.List
 // Close ends the forward and its connections, and waits for them. It is idempotent.
 func (w *Forwarding) Close() error {
 	w.cancel()
+	if w.open != nil {
+		w.open.Close()
+	}
 	w.tasks.Wait()
 	return nil
 }

@@ -49,7 +49,11 @@ func (e *noAnswer) Temporary() bool      { return true }
 func (e *noAnswer) Is(target error) bool { return target == context.DeadlineExceeded }
 
 func (s *Stack) noAnswer(a netip.Addr, since time.Time) error {
-	e := &noAnswer{fmt.Sprintf("no answer within %v", time.Since(since).Round(100*time.Millisecond))}
+	took, unit := time.Since(since), time.Second
+	if took < unit {
+		unit /= 10
+	}
+	e := &noAnswer{fmt.Sprintf("no answer within %v", took.Round(unit))}
 	if s.peers != nil {
 		if why, _ := s.peers.Reason(a); why != "" {
 			e.text += " (" + why + ")"
@@ -67,28 +71,26 @@ func (s *Stack) down(a netip.Addr) bool {
 	return why != "" && lasting
 }
 
-// whileUp ends a context, as if by its deadline, when the peer that has the address turns out to be down.
-func (s *Stack) whileUp(ctx context.Context, a netip.Addr) (context.Context, context.CancelFunc) {
+// watch calls back, once, when the peer that has the address turns out to be down before ctx ends.
+func (s *Stack) watch(ctx context.Context, a netip.Addr, down func(error)) {
 	if s.peers == nil {
-		return ctx, func() {}
+		return
 	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	go func() {
-		look := time.NewTimer(downAfter)
-		defer look.Stop()
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case <-look.C:
-			}
-			if s.down(a) {
-				cancel(context.DeadlineExceeded)
-			}
-			look.Reset(downCheck)
+	start := time.Now()
+	look := time.NewTimer(downAfter)
+	defer look.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-look.C:
 		}
-	}()
-	return ctx, func() { cancel(nil) }
+		if s.down(a) {
+			down(s.noAnswer(a, start))
+			return
+		}
+		look.Reset(downCheck)
+	}
 }
 
 // gvisorErrors are the errors that gVisor's connections give as text alone, with those of package net.
