@@ -245,7 +245,7 @@ func TestProxyStackClose(t *testing.T) {
 // TestProxySlowClient checks that who says too slowly what it wants is sent away, and others meanwhile are not.
 func TestProxySlowClient(t *testing.T) {
 	for kind, serve := range kinds {
-		p, _, b := newProxy(t, serve, ProxyOptions{greeting: 300 * time.Millisecond})
+		p, _, b := newProxy(t, serve, ProxyOptions{greeting: 2 * time.Second})
 		serveEcho(t, b.Stack, 80)
 		slow := dialTCP(t, p.Addr().String())
 		ended := make(chan error, 1)
@@ -329,7 +329,7 @@ func TestHalfClosedSilence(t *testing.T) {
 	carried := make(chan struct{})
 	go func() {
 		defer close(carried)
-		s.carryWith(t.Context(), in, out, carryBuffer, 500*time.Millisecond)
+		s.carryWith(t.Context(), in, out, carryBuffer, 2*time.Second)
 	}()
 	if _, err := client.Write([]byte("question")); err != nil {
 		t.Fatal(err)
@@ -340,14 +340,14 @@ func TestHalfClosedSilence(t *testing.T) {
 	}
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
-	for range 8 { // for longer than the silence
+	for range 25 { // for longer than the silence
 		<-tick.C
 		if _, err := server.Write([]byte(".")); err != nil {
 			t.Fatal(err)
 		}
 	}
 	got, err := io.ReadAll(client)
-	if string(got) != "........" || err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+	if string(got) != strings.Repeat(".", 25) || err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("got %q, %v, want all and then a reset", got, err)
 	}
 	<-carried
