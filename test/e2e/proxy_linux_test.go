@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -31,6 +32,7 @@ func TestProxies(t *testing.T) {
 		fmt.Sprintf("DNS = %s", nb.addr),
 		"#!wice SOCKS5 = 127.0.0.1:1080",
 		fmt.Sprintf("#!wice HTTPProxy = alice:%s@127.0.0.1:8080", secret),
+		"#!wice Forward = tcp tunnel:22 -> 127.0.0.1:22",
 	}
 	before := na.snapshot()
 	nb.up()
@@ -77,12 +79,26 @@ func TestProxies(t *testing.T) {
 			return err == nil && got == nb.addr, fmt.Sprint(got, err)
 		})
 	}
+	// Standard input and output, from a userspace stack to a kernel's and back.
+	serveBanner(nb, netip.AddrPortFrom(nb.addr, 22), "ssh of "+nb.name)
+	serveBanner(na, netip.MustParseAddrPort("127.0.0.1:22"), "ssh of "+na.name)
+	if r := asNobody(na, "nc", iface, nb.name, "22"); r.code != 0 || r.stdout != "ssh of "+nb.name {
+		t.Errorf("nc from the userspace stack: %v", r)
+	}
+	if r := nb.run(wiceGo(), "nc", iface, na.name, "22"); r.code != 0 || r.stdout != "ssh of "+na.name {
+		t.Errorf("nc from the kernel's stack: %v", r)
+	}
+	for _, c := range []struct{ host, port, why string }{
+		{na.name, "23", "connection refused"}, {"10.98.0.1", "22", "not in the tunnel: no peer has the address in its AllowedIPs"},
+	} {
+		expect(t, nb.run(wiceGo(), "nc", iface, c.host, c.port), 1, c.why)
+	}
 	// A peer that is gone: an answer, though there are connections that were kept for more requests.
 	nb.down()
 	for _, port := range []string{"80", "82"} {
 		r := curl(append(plain, "--max-time", "30", "-w", "%{http_code}", "http://"+nb.addr.String()+":"+port+"/")...)
-		if !strings.HasSuffix(r.stdout, "504") {
-			t.Errorf("peer gone: want status 504: %v", r)
+		if !strings.HasSuffix(r.stdout, "504") || !regexp.MustCompile(`: no answer within \ds \(peer `+nb.name+` is connecting: `).MatchString(r.stdout) {
+			t.Errorf("peer gone: want status 504 soon, and the reason: %v", r)
 		}
 		t.Logf("peer gone: after %v: %s", r.took.Round(ms), r.stdout)
 	}
@@ -112,6 +128,33 @@ func serveHTTP(n *node, at netip.AddrPort, page string) {
 	})
 	if err != nil {
 		n.w.t.Fatalf("%s: HTTP server on %s: %v", n.name, at, err)
+	}
+}
+
+// serveBanner sends a text to who connects to the node's host, after they have ended their direction.
+func serveBanner(n *node, at netip.AddrPort, text string) {
+	n.w.t.Helper()
+	err := n.host.Do(func() error {
+		l, err := net.Listen("tcp", at.String())
+		if err != nil {
+			return err
+		}
+		n.w.t.Cleanup(func() { l.Close() })
+		go func() {
+			for {
+				c, err := l.Accept()
+				if err != nil {
+					return
+				}
+				_, _ = io.Copy(io.Discard, c)
+				_, _ = io.WriteString(c, text)
+				c.Close()
+			}
+		}()
+		return nil
+	})
+	if err != nil {
+		n.w.t.Fatalf("%s: server on %s: %v", n.name, at, err)
 	}
 }
 

@@ -116,15 +116,20 @@ func (s *Stack) dialTCP(ctx context.Context, remote netip.AddrPort, left int, pa
 		defer cancel()
 	}
 	if patience != forever {
-		var cancel context.CancelFunc
-		ctx, cancel = s.whileUp(ctx, remote.Addr(), patience)
-		defer cancel()
+		var cancel context.CancelCauseFunc
+		ctx, cancel = context.WithCancelCause(ctx)
+		defer cancel(nil)
+		go s.watch(ctx, remote.Addr(), patience, cancel)
 	}
 	start := time.Now()
 	full, protocol := fullAddress(remote)
 	c, err := gonet.DialContextTCP(ctx, s.stack, full, protocol)
 	if err != nil {
-		if errors.Is(context.Cause(ctx), context.DeadlineExceeded) {
+		var known *noAnswer
+		switch why := context.Cause(ctx); {
+		case errors.As(why, &known):
+			return nil, known
+		case errors.Is(why, context.DeadlineExceeded):
 			return nil, s.noAnswer(remote.Addr(), start)
 		}
 		return nil, standardError(err)

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"net/http/httputil"
 	"strings"
 	"time"
@@ -114,7 +115,7 @@ func (h *httpProxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case r.Method == http.MethodConnect:
 		h.connect(w, r)
 	case r.URL.Scheme == "http" && r.URL.Host != "":
-		h.forward.ServeHTTP(w, r)
+		h.request(w, r)
 	case r.URL.Host == "":
 		http.Error(w, "wice-go: this is an HTTP proxy into a tunnel: it wants requests with a whole URL", http.StatusBadRequest)
 	default:
@@ -131,6 +132,23 @@ func (h *httpProxy) admits(r *http.Request) bool {
 	text, err := base64.StdEncoding.DecodeString(strings.TrimSpace(coded))
 	user, password, _ := strings.Cut(string(text), ":")
 	return err == nil && strings.EqualFold(kind, "Basic") && h.opts.allows(user, password)
+}
+
+// request passes on a plain request. On a connection that was kept from an earlier one, it ends soon when the peer has gone meanwhile.
+func (h *httpProxy) request(w http.ResponseWriter, r *http.Request) {
+	ctx, cancel := context.WithCancelCause(r.Context())
+	defer cancel(nil)
+	watched, stop := context.WithTimeout(ctx, requestTimeout)
+	defer stop()
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		GotConn: func(c httptrace.GotConnInfo) {
+			if c.Reused {
+				go h.stack.watch(watched, addrPort(c.Conn.RemoteAddr()).Addr(), downAfter, func(err error) { cancel(fmt.Errorf("%s: %w", r.URL.Host, err)) })
+			}
+		},
+		GotFirstResponseByte: stop,
+	})
+	h.forward.ServeHTTP(w, r.WithContext(ctx))
 }
 
 // fail tells the client why there is no answer from beyond.

@@ -47,7 +47,11 @@ type noAnswer struct {
 }
 
 func (e *noAnswer) Error() string {
-	text := fmt.Sprintf("no answer within %v", e.after.Round(100*time.Millisecond))
+	unit := time.Second
+	if e.after < unit {
+		unit /= 10
+	}
+	text := fmt.Sprintf("no answer within %v", e.after.Round(unit))
 	if e.why != nil {
 		text += " (" + e.why.Error() + ")"
 	}
@@ -76,28 +80,26 @@ func (s *Stack) down(a netip.Addr) bool {
 	return why != nil && lasting
 }
 
-// whileUp ends a context, as if by its deadline, when the peer that has the address is known to be down after some time.
-func (s *Stack) whileUp(ctx context.Context, a netip.Addr, patience time.Duration) (context.Context, context.CancelFunc) {
+// watch calls back, once, when the peer that has the address is known to be down after some time, before ctx ends.
+func (s *Stack) watch(ctx context.Context, a netip.Addr, patience time.Duration, down func(error)) {
 	if s.peers == nil {
-		return ctx, func() {}
+		return
 	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	go func() {
-		look := time.NewTimer(patience)
-		defer look.Stop()
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case <-look.C:
-			}
-			if s.down(a) {
-				cancel(context.DeadlineExceeded)
-			}
-			look.Reset(downCheck)
+	start := time.Now()
+	look := time.NewTimer(patience)
+	defer look.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-look.C:
 		}
-	}()
-	return ctx, func() { cancel(nil) }
+		if s.down(a) {
+			down(s.noAnswer(a, start))
+			return
+		}
+		look.Reset(downCheck)
+	}
 }
 
 // gvisorErrors are the errors that gVisor's connections give as text alone, with those of package net.

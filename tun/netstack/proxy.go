@@ -86,13 +86,13 @@ func (p *Proxy) start(serve, closing func()) {
 	p.tasks.Go(func() {
 		<-p.ctx.Done()
 		p.listener.Close()
-		closing()
 		p.mu.Lock()
-		defer p.mu.Unlock()
 		for c := range p.conns {
 			c.SetLinger(0) // a reset, lest the client takes half of the data for all of it
 			c.TCPConn.Close()
 		}
+		p.mu.Unlock()
+		closing()
 	})
 }
 

@@ -21,6 +21,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"time"
 
 	wgtun "golang.zx2c4.com/wireguard/tun"
 	"gvisor.dev/gvisor/pkg/tcpip"
@@ -48,6 +49,9 @@ const (
 	// to. 4 MiB are 1 Gbit/s at a round trip of 32 ms. They are limits, not allocations.
 	tcpBuffer    = 1 << 20
 	maxTCPBuffer = 4 << 20
+	// timeWait is how long a connection is remembered that this side has ended first: less than keepAliveIdle. gVisor sends its keep-alive
+	// probes even then, and a listener at the other end, if it is gVisor's too, takes some of them for the end of a handshake with SYN cookies.
+	timeWait = tcpip.TCPTimeWaitTimeoutOption(10 * time.Second)
 )
 
 // Stack is one TCP/IP stack with one interface. All methods are safe for concurrent use.
@@ -126,10 +130,11 @@ func (s *Stack) setUp(addresses []netip.Addr) error {
 // each. RACK is on, and takes late acknowledgements for losses, as every batch of a tunnel makes them; duplicate
 // acknowledgements find losses without that.
 func (s *Stack) tune() error {
+	wait := timeWait
 	sack, recovery, moderate := tcpip.TCPSACKEnabled(true), tcpip.TCPRecovery(0), tcpip.TCPModerateReceiveBufferOption(true)
 	receive := tcpip.TCPReceiveBufferSizeRangeOption{Min: tcp.MinBufferSize, Default: tcpBuffer, Max: maxTCPBuffer}
 	send := tcpip.TCPSendBufferSizeRangeOption{Min: tcp.MinBufferSize, Default: tcpBuffer, Max: maxTCPBuffer}
-	for _, option := range []tcpip.SettableTransportProtocolOption{&sack, &recovery, &moderate, &receive, &send} {
+	for _, option := range []tcpip.SettableTransportProtocolOption{&wait, &sack, &recovery, &moderate, &receive, &send} {
 		if err := s.stack.SetTransportProtocolOption(tcp.ProtocolNumber, option); err != nil {
 			return fmt.Errorf("set TCP option %T: %s", option, err)
 		}
