@@ -19,7 +19,8 @@ type kind struct {
 	relay string // the client's transport to coturn: "udp" or "tcp"; "" means a direct path
 	own   bool   // the relay is a wice-go rendezvous, not coturn
 	wice  bool   // at one end at least
-	stack bool   // the first end is a process without an interface: programs there reach the tunnel by its forwards
+	stack bool   // the first end is a process without an interface: programs there reach the tunnel by its forwards, or
+	socks bool   // by its SOCKS5 proxy
 	start func(p *pair)
 }
 
@@ -29,6 +30,8 @@ var kinds = []kind{
 	{name: "direct", wice: true, start: startWice},
 	{name: "mixed", wice: true, start: startMixed},
 	{name: "netstack", wice: true, stack: true, start: startWice},
+	{name: "socks5", wice: true, stack: true, socks: true, start: startWice},
+	{name: "socks5-mixed", wice: true, stack: true, socks: true, start: startMixed},
 	{name: "relay-udp", relay: "udp", wice: true, start: startWice},
 	{name: "relay-tcp", relay: "tcp", wice: true, start: startWice},
 	{name: "relay-own", relay: "udp", own: true, wice: true, start: startWice},

@@ -56,13 +56,7 @@ func startWice(p *pair) {
 			fmt.Sprintf("#!wice ICEServer = turn:%s:%s@%s:%d?transport=%s", p.turn.Username, p.turn.Password, p.turn.Addr4, p.turn.Port, p.variant.kind.relay)}
 	}
 	for i, e := range p.ends {
-		own := slices.Clone(lines)
-		if !p.interfaceAt(i) {
-			for _, port := range []string{iperf3Port, streamPort} {
-				own = append(own, fmt.Sprintf("#!wice Forward = tcp %s:%s -> %s:%s", p.serverAddr(), port, p.ends[1-i].addr, port))
-			}
-		}
-		e.wice(p, p.ends[1-i], own, nil)
+		e.wice(p, p.ends[1-i], lines, nil)
 	}
 }
 
@@ -81,12 +75,16 @@ func (e *end) wice(p *pair, other *end, lines, peerLines []string) {
 		e.t.Fatal(err)
 	}
 	lines = append([]string{"[Interface]", "PrivateKey = " + e.key.Base64(), "Address = " + e.addr.String() + "/24", "ListenPort = " + port, "MTU = " + mtu}, lines...)
-	lines = append(lines, "[Peer]", "PublicKey = "+other.key.Public().String(), "AllowedIPs = "+other.addr.String()+"/32")
-	file := e.write(iface+".conf", strings.Join(append(lines, peerLines...), "\n")+"\n")
 	tun := "kernel"
 	if !p.interfaceAt(slices.Index(p.ends[:], e)) {
 		tun = "netstack"
+		lines = append(lines, "#!wice SOCKS5 = "+loopback.String()+":"+socksPort)
+		for _, port := range []string{iperf3Port, streamPort} {
+			lines = append(lines, fmt.Sprintf("#!wice Forward = tcp %s:%s -> %s:%s", loopback, port, other.addr, port))
+		}
 	}
+	lines = append(lines, "[Peer]", "PublicKey = "+other.key.Public().String(), "AllowedIPs = "+other.addr.String()+"/32")
+	file := e.write(iface+".conf", strings.Join(append(lines, peerLines...), "\n")+"\n")
 	e.proc = start(e.t, e.host, []string{"WICE_RUNTIME_DIR=/run", "LOG_LEVEL=error"}, binary, "up", file, "--foreground", "--tun", tun)
 	want := p.way(e, other, len(peerLines) > 0)
 	e.path = func() (string, error) {
