@@ -65,7 +65,7 @@ func chooseMeasures(chosen string) ([]measure, error) {
 // as many UDP packets as get through take the place of one stream.
 func tcp(name, title string, streams int, back bool) measure {
 	take := func(p *pair, add func(string, float64)) {
-		if p.raw != nil && streams > 1 {
+		if p.raw != nil && streams > 1 || p.variant.kind.socks { // which iperf3 doesn't speak
 			return
 		}
 		args := []string{"-P", strconv.Itoa(streams)}

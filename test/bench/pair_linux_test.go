@@ -23,7 +23,10 @@ const (
 	// The ports of the servers at second ends, and of the forwards that lead to them.
 	iperf3Port = "5201"
 	streamPort = "5202"
+	socksPort  = "1080" // of the proxy at first ends
 )
+
+var loopback = netip.AddrFrom4([4]byte{127, 0, 0, 1})
 
 // pair is a running tunnel, in a network of its own.
 type pair struct {
@@ -135,7 +138,7 @@ func (p *pair) interfaceAt(i int) bool { return p.raw == nil && (i != 0 || !p.va
 // serverAddr returns the address at which programs of the first end reach a server at the second one.
 func (p *pair) serverAddr() netip.Addr {
 	if p.variant.kind.stack && !p.variant.kind.exec {
-		return netip.AddrFrom4([4]byte{127, 0, 0, 1})
+		return loopback
 	}
 	return p.ends[1].addr
 }

@@ -5,11 +5,11 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"net/netip"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/net/proxy"
 )
 
 // streamBuffer is how many bytes one call writes or reads at most: as many as iperf3's.
@@ -91,16 +91,19 @@ func receiveAll(c net.Conn, n *atomic.Int64) {
 
 // dialStream connects a program of the first end with the server.
 func (p *pair) dialStream() (c net.Conn, err error) {
-	number, err := strconv.ParseUint(streamPort, 10, 16)
-	if err != nil {
-		return nil, err
+	dial, to := (&net.Dialer{Timeout: patience}).Dial, net.JoinHostPort(p.serverAddr().String(), streamPort)
+	if p.variant.kind.socks {
+		client, err := proxy.SOCKS5("tcp", net.JoinHostPort(loopback.String(), socksPort), nil, &net.Dialer{Timeout: patience})
+		if err != nil {
+			return nil, err
+		}
+		dial, to = client.Dial, net.JoinHostPort(p.ends[1].addr.String(), streamPort)
 	}
-	to := netip.AddrPortFrom(p.serverAddr(), uint16(number))
-	derr := p.ends[0].host.Do(func() (err error) {
-		c, err = net.DialTimeout("tcp", to.String(), patience)
+	err = p.ends[0].host.Do(func() (err error) {
+		c, err = dial("tcp", to)
 		return err
 	})
-	return c, derr
+	return c, err
 }
 
 // stream is what tcp is, with a program of our own.

@@ -20,6 +20,7 @@ type kind struct {
 	own   bool   // the relay is a wice-go rendezvous, not coturn
 	wice  bool   // at one end at least
 	stack bool   // the first end is a process without an interface: programs there reach the tunnel by its forwards, or
+	socks bool   // by its SOCKS5 proxy, or
 	exec  bool   // run inside it
 	user  bool   // the first end is an ordinary user's
 	start func(p *pair)
@@ -31,6 +32,8 @@ var kinds = []kind{
 	{name: "direct", wice: true, start: startWice},
 	{name: "mixed", wice: true, start: startMixed},
 	{name: "netstack", wice: true, stack: true, start: startWice},
+	{name: "socks5", wice: true, stack: true, socks: true, start: startWice},
+	{name: "socks5-mixed", wice: true, stack: true, socks: true, start: startMixed},
 	{name: "exec", wice: true, stack: true, exec: true, start: startWice},
 	{name: "exec-user", wice: true, stack: true, exec: true, user: true, start: startWice},
 	{name: "relay-udp", relay: "udp", wice: true, start: startWice},

@@ -59,13 +59,7 @@ func startWice(p *pair) {
 			fmt.Sprintf("#!wice ICEServer = turn:%s:%s@%s:%d?transport=%s", p.turn.Username, p.turn.Password, p.turn.Addr4, p.turn.Port, p.variant.kind.relay)}
 	}
 	for i, e := range p.ends {
-		own := slices.Clone(lines)
-		if !p.interfaceAt(i) && !p.variant.kind.exec {
-			for _, port := range []string{iperf3Port, streamPort} {
-				own = append(own, fmt.Sprintf("#!wice Forward = tcp %s:%s -> %s:%s", p.serverAddr(), port, p.ends[1-i].addr, port))
-			}
-		}
-		e.wice(p, p.ends[1-i], own, nil)
+		e.wice(p, p.ends[1-i], lines, nil)
 	}
 }
 
@@ -84,6 +78,14 @@ func (e *end) wice(p *pair, other *end, lines, peerLines []string) {
 		e.t.Fatal(err)
 	}
 	lines = append([]string{"[Interface]", "PrivateKey = " + e.key.Base64(), "Address = " + e.addr.String() + "/24", "ListenPort = " + port, "MTU = " + mtu}, lines...)
+	tun := "kernel"
+	if !p.interfaceAt(slices.Index(p.ends[:], e)) {
+		tun = "netstack"
+		lines = append(lines, "#!wice SOCKS5 = "+loopback.String()+":"+socksPort)
+		for _, port := range []string{iperf3Port, streamPort} {
+			lines = append(lines, fmt.Sprintf("#!wice Forward = tcp %s:%s -> %s:%s", loopback, port, other.addr, port))
+		}
+	}
 	lines = append(lines, "[Peer]", "PublicKey = "+other.key.Public().String(), "AllowedIPs = "+other.addr.String()+"/32")
 	text := strings.Join(append(lines, peerLines...), "\n") + "\n"
 	e.user = p.variant.kind.user && e == p.ends[0]
@@ -92,10 +94,6 @@ func (e *end) wice(p *pair, other *end, lines, peerLines []string) {
 		e.writeForUser(file, text)
 	} else {
 		file = e.write(iface+".conf", text)
-	}
-	tun := "kernel"
-	if !p.interfaceAt(slices.Index(p.ends[:], e)) {
-		tun = "netstack"
 	}
 	argv := e.as(binary, "up", file, "--foreground", "--tun", tun)
 	e.proc = start(e.t, e.host, []string{"LOG_LEVEL=error"}, argv[0], argv[1:]...)

@@ -57,7 +57,7 @@ func (s *Stack) carryWith(ctx context.Context, in, out net.Conn, buffer int, idl
 	defer context.AfterFunc(ctx, func() { s.reset(errTunnelDown, in, out) })()
 	s.keepAlive(in, out)
 	var half atomic.Bool
-	a, b := halfClosing{in, &half, idle}, halfClosing{out, &half, idle}
+	a, b := s.halfClosing(in, &half, idle), s.halfClosing(out, &half, idle)
 	var back sync.WaitGroup
 	back.Go(func() { s.copyHalf(a, b, buffer) })
 	s.copyHalf(b, a, buffer)
@@ -67,8 +67,17 @@ func (s *Stack) carryWith(ctx context.Context, in, out net.Conn, buffer int, idl
 // halfClosing is one of two connections that are carried. Once one direction has ended, the other ends with silence.
 type halfClosing struct {
 	net.Conn
+	link *link        // that it sends to; nil: it is none of this stack's
 	half *atomic.Bool // one direction has ended
 	idle time.Duration
+}
+
+func (s *Stack) halfClosing(c net.Conn, half *atomic.Bool, idle time.Duration) halfClosing {
+	h := halfClosing{Conn: c, half: half, idle: idle}
+	if _, inside := c.(*gonet.TCPConn); inside {
+		h.link = s.link
+	}
+	return h
 }
 
 func (c halfClosing) Read(b []byte) (int, error) {
@@ -77,6 +86,9 @@ func (c halfClosing) Read(b []byte) (int, error) {
 }
 
 func (c halfClosing) Write(b []byte) (int, error) {
+	if c.link != nil {
+		c.link.pace()
+	}
 	c.extend()
 	return c.Conn.Write(b)
 }

@@ -4,6 +4,7 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
@@ -15,6 +16,10 @@ const (
 	gsoMaxSize = maxMTU
 	// takeBytes is about how much one take returns: more than a batch of wireguard-go. What is taken, others can't overtake any more.
 	takeBytes = 256 << 10
+	// pacedBytes is how much may wait before those wait who send into the tunnel: a few packets of 64 KiB.
+	pacedBytes = 256 << 10
+	// maxPace bounds that wait: many times what it takes to send pacedBytes, and not for ever, as nobody may be reading the link.
+	maxPace = 50 * time.Millisecond
 )
 
 // link is the interface as gVisor sees it: a queue that the device reads. All methods are safe for concurrent use.
@@ -25,6 +30,7 @@ type link struct {
 	mu          sync.Mutex // guards the following
 	ready       sync.Cond  // there is something to read, or one of the two flags is set
 	queue       fairQueue
+	room        chan struct{} // closed once there is less than pacedBytes in the queue; nil: nobody waits
 	closed      bool
 	interrupted bool
 }
@@ -72,7 +78,33 @@ func (l *link) take(to []*stack.PacketBuffer, wait bool) ([]*stack.PacketBuffer,
 	if l.closed && l.queue.empty() {
 		return to, os.ErrClosed
 	}
-	return l.queue.pop(to, takeBytes), nil
+	to = l.queue.pop(to, takeBytes)
+	if l.room != nil && l.queue.bytes < pacedBytes {
+		close(l.room)
+		l.room = nil
+	}
+	return to, nil
+}
+
+// pace waits while much is queued, but not longer than maxPace. TCP can only have on the way what it was given, so that this keeps the queue short; the
+// kernel does it for its own connections (TCP small queues).
+func (l *link) pace() {
+	l.mu.Lock()
+	if l.queue.bytes < pacedBytes || l.closed {
+		l.mu.Unlock()
+		return
+	}
+	if l.room == nil {
+		l.room = make(chan struct{})
+	}
+	room := l.room
+	l.mu.Unlock()
+	timer := time.NewTimer(maxPace)
+	defer timer.Stop()
+	select {
+	case <-room:
+	case <-timer.C:
+	}
 }
 
 // interrupt ends the take that waits, or else the next one that may wait.
