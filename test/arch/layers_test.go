@@ -14,6 +14,7 @@ var layers = map[string]int{
 	"bind":           1,
 	"signal":         1,
 	"tun":            1,
+	"tun/offload":    0, // bytes alone; for tun and tun/netstack
 	"tun/netstack":   1,
 	"device/config":  1,
 	"device/control": 1,
