@@ -325,6 +325,18 @@ func TestPeerDown(t *testing.T) {
 			t.Errorf("%s: got %v", what, err)
 		}
 	}
+	connecting := func() bool {
+		s, err := a.Status()
+		return err == nil && s.Peers[0].State == control.StateConnecting
+	}
+	ticks, until := time.Tick(time.Millisecond), testContext(t)
+	for !connecting() {
+		select {
+		case <-ticks:
+		case <-until.Done():
+			t.Fatal("the peer is not looked for")
+		}
+	}
 	a.patience = 0 // not after 10 s
 	_, err := a.DialContext(testContext(t), "tcp", "bob:7")
 	wrong("a dial", err)
