@@ -44,7 +44,7 @@ func (a *app) execInside(ctx context.Context, client *control.Client, argv []str
 		}
 	}()
 	signals := make(chan os.Signal, 16)
-	signal.Notify(signals, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGHUP, unix.SIGUSR1, unix.SIGUSR2)
+	namespace.CatchSignals(signals)
 	defer signal.Stop(signals)
 	if err := ns.Run(first, last); err != nil {
 		ns.Close()

@@ -43,6 +43,16 @@ func RunStage() {
 	os.Exit(0)
 }
 
+// CatchSignals sends to c the signals that are meant for a command rather than for those who wait for its end. What is ignored stays so, for the
+// command too, as nohup wants it.
+func CatchSignals(c chan<- os.Signal) {
+	for _, s := range []os.Signal{unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGHUP, unix.SIGUSR1, unix.SIGUSR2} {
+		if !signal.Ignored(s) {
+			signal.Notify(c, s)
+		}
+	}
+}
+
 type stage struct {
 	conn *net.UnixConn
 	in   *json.Decoder
@@ -50,8 +60,8 @@ type stage struct {
 }
 
 func (s *stage) run() {
-	// The terminal's signals are the command's.
-	signal.Notify(make(chan os.Signal, 1), unix.SIGINT, unix.SIGQUIT, unix.SIGHUP, unix.SIGTERM)
+	// The terminal's signals are the command's, as those to the process group are.
+	CatchSignals(make(chan os.Signal, 1))
 	if err := s.setUp(); err != nil {
 		s.send(failure(err))
 		return
@@ -78,7 +88,9 @@ func (s *stage) setUp() error {
 	if err := s.in.Decode(&r); err != nil {
 		return err
 	}
-	s.argv = r.Argv
+	for _, argument := range r.Argv {
+		s.argv = append(s.argv, string(argument))
+	}
 	file, err := tun.OpenFile(r.Config.Interface, r.Config.MTU)
 	if err != nil {
 		return err
@@ -153,8 +165,8 @@ func (s *stage) forward(process *os.Process) {
 	for {
 		var r signalRequest
 		if err := s.in.Decode(&r); err != nil {
-			killAll()
-			return // the end of the command ends the stage
+			process.Kill() // also if it has gone to another namespace
+			return         // the end of the command ends the stage, and all else
 		}
 		process.Signal(syscall.Signal(r.Signal))
 	}
