@@ -18,13 +18,14 @@ func openPipe(fd int) *os.File {
 }
 
 // detach starts a program in a session of its own, without a terminal, with pipes as descriptors from readyPipe on.
-func detach(exe string, args []string, pipes []*os.File) (*os.Process, error) {
+func detach(exe string, args, env []string, pipes []*os.File) (*os.Process, error) {
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
 		return nil, err
 	}
 	defer null.Close()
 	return os.StartProcess(exe, append([]string{exe}, args...), &os.ProcAttr{
+		Env:   env,
 		Files: append([]*os.File{null, null, null}, pipes...),
 		Sys:   &syscall.SysProcAttr{Setsid: true},
 	})

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -92,14 +93,11 @@ func (a *app) startDaemon(arg, name string, f upFlags, life *os.File) (string, e
 		return "", err
 	}
 	defer read.Close()
-	if err := f.hand(); err != nil {
-		return "", err
-	}
 	args, pipes := []string{"up", arg, "--foreground", "--" + readyFlag, strconv.Itoa(readyPipe)}, []*os.File{write}
 	if life != nil {
 		args, pipes = append(args, "--"+lifeFlag, strconv.Itoa(readyPipe+1)), append(pipes, life)
 	}
-	process, err := detach(exe, append(args, f.args()...), pipes)
+	process, err := detach(exe, append(args, f.args()...), f.environ(), pipes)
 	write.Close()
 	if err != nil {
 		return "", fmt.Errorf("start the daemon: %w", err)
@@ -135,14 +133,15 @@ func (a *app) startDaemon(arg, name string, f upFlags, life *os.File) (string, e
 // line, for as long as it runs.
 var secretFlags = []string{"ice-server", "socks5", "http-proxy"}
 
-// hand puts the values of the secret flags where a daemon finds them.
-func (f upFlags) hand() error {
+// environ is the environment of a daemon, with the values of the secret flags. That of this process stays as it is: exec's command inherits it.
+func (f upFlags) environ() []string {
+	env := os.Environ()
 	for n, value := range []string{strings.Join(f.iceServers, "\n"), f.socks5, f.httpProxy} {
-		if err := os.Setenv(envName(secretFlags[n]), value); err != nil {
-			return err
-		}
+		setting := envName(secretFlags[n]) + "="
+		env = slices.DeleteFunc(env, func(s string) bool { return strings.HasPrefix(s, setting) })
+		env = append(env, setting+value)
 	}
-	return nil
+	return env
 }
 
 // args returns the other flags that a daemon needs to be told; the environment reaches it by itself.
