@@ -47,10 +47,29 @@ func mountFiles(c Config) error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	return mountOver(map[string][]byte{
+	texts := map[string][]byte{
 		"/etc/resolv.conf": c.resolvConf(),
 		"/etc/hosts":       append(hosts, c.hosts()...),
-	})
+	}
+	if os.Geteuid() != 0 {
+		addOwn(texts)
+	}
+	return mountOver(texts)
+}
+
+// included are files that ssh refuses unless they are root's or the user's own. In a user namespace that has only the user, root's are nobody's.
+var included = []string{"/etc/ssh/ssh_config.d/*.conf", "/etc/crypto-policies/back-ends/openssh.config"}
+
+// addOwn adds copies of the included files, which are the user's own.
+func addOwn(texts map[string][]byte) {
+	for _, pattern := range included {
+		paths, _ := filepath.Glob(pattern)
+		for _, path := range paths {
+			if b, err := os.ReadFile(path); err == nil {
+				texts[path] = b
+			}
+		}
+	}
 }
 
 // mountOver shows texts at paths. They stand in a file system in memory, which has no place of its own any more when that is done. Its files
