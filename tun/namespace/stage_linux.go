@@ -38,7 +38,7 @@ func RunStage() {
 		os.Exit(1)
 	}
 	file.Close()
-	s := &stage{conn: c.(*net.UnixConn), in: json.NewDecoder(c)}
+	s := &stage{conn: c.(*net.UnixConn), in: json.NewDecoder(c), gone: make(chan struct{})}
 	s.run()
 	os.Exit(0)
 }
@@ -57,6 +57,7 @@ type stage struct {
 	conn *net.UnixConn
 	in   *json.Decoder
 	argv []string
+	gone chan struct{} // closed when the caller has gone, once the command runs
 }
 
 func (s *stage) run() {
@@ -79,6 +80,7 @@ func (s *stage) run() {
 	}
 	m := <-ended
 	killAll()
+	drain(s.gone)
 	s.send(m)
 }
 
@@ -162,6 +164,7 @@ func command(argv []string, started chan<- *os.Process, ended chan<- stageMessag
 
 // forward sends the command the signals that the caller asks for. When the caller has gone, it ends all that runs in the namespace.
 func (s *stage) forward(process *os.Process) {
+	defer close(s.gone)
 	for {
 		var r signalRequest
 		if err := s.in.Decode(&r); err != nil {
