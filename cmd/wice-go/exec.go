@@ -64,6 +64,8 @@ func (a *app) exec(ctx context.Context, arg string, argv []string, f execFlags) 
 		var end func()
 		if client, end, err = a.execDaemon(ctx, arg, f.up); err == nil {
 			defer end()
+		} else if faster, dialErr := control.Dial(ctx, a.paths.FindControl(name)); dialErr == nil { // another one was
+			client, err = faster, nil
 		}
 	}
 	if err != nil {

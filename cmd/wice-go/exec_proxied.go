@@ -56,7 +56,7 @@ func runCommand(argv, env []string) (int, error) {
 	cmd.Env = env
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	signals := make(chan os.Signal, 16)
-	signal.Notify(signals, passedOn...)
+	catchSignals(signals)
 	defer signal.Stop(signals)
 	if err := cmd.Start(); err != nil {
 		code := 126

@@ -6,10 +6,12 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/wice-go/wice-go/tun/namespace"
 )
 
-// passedOn are the signals that a command of "exec" gets as if they had been sent to it.
-var passedOn = []os.Signal{unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGHUP, unix.SIGUSR1, unix.SIGUSR2}
+// catchSignals sends to c the signals that are meant for the command.
+func catchSignals(c chan<- os.Signal) { namespace.CatchSignals(c) }
 
 // inForeground reports whether keys that make signals are for this process group, and so for the command too.
 func inForeground() bool {

@@ -1,9 +1,12 @@
 package main
 
-import "os"
+import (
+	"os"
+	"os/signal"
+)
 
-// passedOn are the signals that a command of "exec" gets as if they had been sent to it.
-var passedOn = []os.Signal{os.Interrupt}
+// catchSignals sends to c the signals that are meant for the command.
+func catchSignals(c chan<- os.Signal) { signal.Notify(c, os.Interrupt) }
 
 // inForeground is true: a console tells all its programs of Ctrl-C.
 func inForeground() bool { return true }

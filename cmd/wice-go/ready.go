@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -96,7 +97,7 @@ func (a *app) startDaemon(arg, name string, f upFlags, life *os.File) (string, e
 	if life != nil {
 		args, pipes = append(args, "--"+lifeFlag, strconv.Itoa(readyPipe+1)), append(pipes, life)
 	}
-	process, err := detach(exe, append(args, f.args()...), f.secrets(), pipes)
+	process, err := detach(exe, append(args, f.args()...), f.environ(), pipes)
 	write.Close()
 	if err != nil {
 		return "", fmt.Errorf("start the daemon: %w", err)
@@ -132,11 +133,13 @@ func (a *app) startDaemon(arg, name string, f upFlags, life *os.File) (string, e
 // line, for as long as it runs.
 var secretFlags = []string{"ice-server", "socks5", "http-proxy"}
 
-// secrets returns the environment by which a daemon is told the secret flags.
-func (f upFlags) secrets() []string {
-	var env []string
+// environ is the environment of a daemon, with the values of the secret flags. That of this process stays as it is: exec's command inherits it.
+func (f upFlags) environ() []string {
+	env := os.Environ()
 	for n, value := range []string{strings.Join(f.iceServers, "\n"), f.socks5, f.httpProxy} {
-		env = append(env, envName(secretFlags[n])+"="+value) // also without a value: what the environment had is in the flag already
+		setting := envName(secretFlags[n]) + "="
+		env = slices.DeleteFunc(env, func(s string) bool { return strings.HasPrefix(s, setting) })
+		env = append(env, setting+value)
 	}
 	return env
 }

@@ -2,6 +2,7 @@ package control
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"os"
 
@@ -34,7 +35,7 @@ func receiveFile(c net.Conn) (*os.File, error) {
 	if !ok {
 		return nil, errors.ErrUnsupported
 	}
-	control := make([]byte, unix.CmsgSpace(4))
+	control := make([]byte, unix.CmsgSpace(4)) // has room for two, for the sake of alignment
 	_, n, _, _, err := conn.ReadMsgUnix(make([]byte, 1), control)
 	if err != nil {
 		return nil, err
@@ -43,10 +44,19 @@ func receiveFile(c net.Conn) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
+	var files []*os.File
 	for _, m := range messages {
-		if fds, err := unix.ParseUnixRights(&m); err == nil && len(fds) == 1 {
-			return os.NewFile(uintptr(fds[0]), "attached interface"), nil
+		if fds, err := unix.ParseUnixRights(&m); err == nil {
+			for _, fd := range fds {
+				files = append(files, os.NewFile(uintptr(fd), "attached interface"))
+			}
 		}
 	}
-	return nil, errors.New("no descriptor came from the client")
+	if len(files) == 1 {
+		return files[0], nil
+	}
+	for _, f := range files {
+		f.Close()
+	}
+	return nil, fmt.Errorf("%d descriptors came from the client, want one", len(files))
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -12,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 )
 
 // attachDaemon takes in files.
@@ -132,5 +134,33 @@ func TestAttachRefused(t *testing.T) {
 	var reply attachReply
 	if err := e.in.Decode(&reply); err != nil || !strings.Contains(reply.Error, "descriptor") {
 		t.Errorf("got %+v, %v", reply, err)
+	}
+}
+
+// A client that sends more than one descriptor is refused, and the daemon keeps none of them.
+func TestAttachManyFiles(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "wg0.sock")
+	serve(t, &attachDaemon{}, path)
+	a, err := dial(t, path).Attach(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	fd := int(w.Fd())
+	if _, _, err := a.conn.(*net.UnixConn).WriteMsgUnix([]byte{0}, unix.UnixRights(fd, fd), nil); err != nil {
+		t.Fatal(err)
+	}
+	w.Close()
+	var reply attachReply
+	if err := a.in.Decode(&reply); err != nil || !strings.Contains(reply.Error, "2 descriptors") {
+		t.Errorf("got %+v, %v", reply, err)
+	}
+	if _, err := io.ReadAll(r); err != nil { // ends with the last copy of w
+		t.Error(err)
 	}
 }

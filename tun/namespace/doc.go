@@ -9,7 +9,8 @@
 //	Wait                   <-  exit status                       <-  ends
 //
 // The stage stays as the command's parent. When the command ends, or the caller does, however it ends, the stage kills all processes that are
-// left in the namespace and ends too. Then the kernel removes the namespaces. Nothing of it is on disk.
+// left in the namespace, waits for what closed connections still have to send, unless the caller has gone, and ends too. Then the kernel removes
+// the namespaces. Nothing of it is on disk.
 //
-// It is for Linux alone.
+// It is for Linux alone, but for [CatchSignals].
 package namespace

@@ -43,40 +43,66 @@ func mountFiles(c Config) error {
 			}
 		}
 	}
-	if err := mountOver("/etc/resolv.conf", c.resolvConf()); err != nil {
-		return err
-	}
 	hosts, err := os.ReadFile("/etc/hosts")
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	return mountOver("/etc/hosts", append(hosts, c.hosts()...))
+	texts := map[string][]byte{
+		"/etc/resolv.conf": c.resolvConf(),
+		"/etc/hosts":       append(hosts, c.hosts()...),
+	}
+	if os.Geteuid() != 0 {
+		addOwn(texts)
+	}
+	return mountOver(texts)
 }
 
-// mountOver shows text at path. The file that it stands in has no name any more when that is done. Where there is no file at path, one can't be
-// shown there: programs do without.
-func mountOver(path string, text []byte) error {
-	target, err := filepath.EvalSymlinks(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+// included are files that ssh refuses unless they are root's or the user's own. In a user namespace that has only the user, root's are nobody's.
+var included = []string{"/etc/ssh/ssh_config.d/*.conf", "/etc/crypto-policies/back-ends/openssh.config"}
+
+// addOwn adds copies of the included files, which are the user's own.
+func addOwn(texts map[string][]byte) {
+	for _, pattern := range included {
+		paths, _ := filepath.Glob(pattern)
+		for _, path := range paths {
+			if b, err := os.ReadFile(path); err == nil {
+				texts[path] = b
+			}
+		}
 	}
-	if err != nil {
-		return err
+}
+
+// mountOver shows texts at paths. They stand in a file system in memory, which has no place of its own any more when that is done. Its files
+// keep their names, since nothing can be mounted over one without, as a namespace inside this one wants to. Where there is no file at a path,
+// one can't be shown there: programs do without.
+func mountOver(texts map[string][]byte) (err error) {
+	const dir = "/proc" // it is there, as this program was started from it, and nothing here needs it meanwhile
+	if err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NODEV|unix.MS_NOEXEC|unix.MS_NOSUID, "mode=0755"); err != nil {
+		return fmt.Errorf("mount a file system in memory: %w", err)
 	}
-	f, err := os.CreateTemp("", "wice-go-"+filepath.Base(path)+"-")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name())
-	defer f.Close()
-	if _, err := f.Write(text); err != nil {
-		return err
-	}
-	if err := f.Chmod(0o644); err != nil {
-		return err
-	}
-	if err := unix.Mount(f.Name(), target, "", unix.MS_BIND, ""); err != nil {
-		return fmt.Errorf("mount over %s: %w", path, err)
+	defer func() {
+		if unmountErr := unix.Unmount(dir, unix.MNT_DETACH); unmountErr != nil {
+			err = errors.Join(err, fmt.Errorf("unmount it from %s: %w", dir, unmountErr))
+		}
+	}()
+	for path, text := range texts {
+		target, err := filepath.EvalSymlinks(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		file := filepath.Join(dir, filepath.Base(path))
+		if err := os.WriteFile(file, text, 0o644); err != nil {
+			return err
+		}
+		if err := os.Chmod(file, 0o644); err != nil { // whatever the umask is
+			return err
+		}
+		if err := unix.Mount(file, target, "", unix.MS_BIND, ""); err != nil {
+			return fmt.Errorf("mount over %s: %w", path, err)
+		}
 	}
 	return nil
 }

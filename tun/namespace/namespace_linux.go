@@ -76,7 +76,8 @@ func startStage(socket *os.File) (*exec.Cmd, error) {
 		Cloneflags:  isolated | unix.CLONE_NEWUSER,
 		UidMappings: []syscall.SysProcIDMap{{ContainerID: os.Geteuid(), HostID: os.Geteuid(), Size: 1}},
 		GidMappings: []syscall.SysProcIDMap{{ContainerID: os.Getegid(), HostID: os.Getegid(), Size: 1}},
-		AmbientCaps: []uintptr{unix.CAP_NET_ADMIN, unix.CAP_NET_RAW, unix.CAP_SYS_ADMIN},
+		// CAP_SYS_PTRACE is for killAll: it tells whose namespace a process is in that does not let itself be looked at, as ssh-agent.
+		AmbientCaps: []uintptr{unix.CAP_NET_ADMIN, unix.CAP_NET_RAW, unix.CAP_SYS_ADMIN, unix.CAP_SYS_PTRACE},
 	})
 	if err != nil {
 		return nil, unavailable(err)
@@ -111,7 +112,11 @@ func unavailable(err error) error {
 
 // setUp has the stage make the interface, and receives its file.
 func (n *Namespace) setUp(c Config, argv []string) error {
-	if err := json.NewEncoder(n.conn).Encode(setUpRequest{Config: c, Argv: argv}); err != nil {
+	r := setUpRequest{Config: c}
+	for _, argument := range argv {
+		r.Argv = append(r.Argv, []byte(argument))
+	}
+	if err := json.NewEncoder(n.conn).Encode(r); err != nil {
 		return err
 	}
 	// The descriptor comes with the first byte of the answer.
@@ -123,11 +128,13 @@ func (n *Namespace) setUp(c Config, argv []string) error {
 	answer, err := n.receive()
 	switch {
 	case err != nil:
+	case answer.err() != nil:
+		err = answer.err()
 	case len(files) != 1:
 		err = errStage
 	default:
 		n.file = files[0]
-		return answer.err()
+		return nil
 	}
 	for _, f := range files {
 		f.Close()
@@ -194,7 +201,7 @@ func (e *CommandError) Error() string { return e.Text }
 type (
 	setUpRequest struct {
 		Config Config   `json:"config"`
-		Argv   []string `json:"argv"`
+		Argv   [][]byte `json:"argv"` // bytes, as they need not be the UTF-8 that strings of JSON are
 	}
 	runRequest struct {
 		FirstPort uint16 `json:"firstPort"`

@@ -2,10 +2,12 @@ package namespace
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"net/netip"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -18,6 +20,7 @@ import (
 
 func TestMain(m *testing.M) {
 	RunStage()
+	runInner()
 	goleak.VerifyTestMain(m)
 }
 
@@ -201,5 +204,101 @@ func TestStageAlone(t *testing.T) {
 	cmd.Args = []string{stageName}
 	if out, err := cmd.CombinedOutput(); err == nil || !strings.Contains(string(out), "no command of its own") {
 		t.Errorf("got %v: %s", err, out)
+	}
+}
+
+// Arguments are bytes, of which JSON would not keep all.
+func TestArgumentsAreBytes(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "out")
+	n := start(t, "/bin/sh", "-c", `printf %s "$1" > `+file, "sh", "\xff\xfe ü")
+	if err := n.Run(20000, 20100); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := n.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := os.ReadFile(file); string(b) != "\xff\xfe ü" || err != nil {
+		t.Errorf("got %q, %v", b, err)
+	}
+}
+
+// What the stage could not do reaches the caller in words.
+func TestSetUpFails(t *testing.T) {
+	start(t, "true").Close()
+	c := testConfig
+	c.Interface = "lo"
+	n, err := Start(c, []string{"true"})
+	if err == nil {
+		n.Close()
+	}
+	if !strings.Contains(fmt.Sprint(err), "lo: ") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// TestMain runs this program again with innerTest, which makes a namespace inside that of TestInside.
+const innerTest = "inner"
+
+func runInner() {
+	if len(os.Args) != 2 || os.Args[1] != innerTest {
+		return
+	}
+	n, err := Start(testConfig, []string{"cat", "/etc/resolv.conf"})
+	if err == nil {
+		err = n.Run(20000, 20100)
+	}
+	if err == nil {
+		_, err = n.Wait()
+	}
+	if err != nil {
+		fmt.Println(err)
+	}
+	os.Exit(0)
+}
+
+// A namespace can be made inside another one.
+func TestInside(t *testing.T) {
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out, code := run(t, exe+" "+innerTest); code != 0 || !strings.Contains(out, "nameserver 10.0.0.53\n") {
+		t.Errorf("exit code %d: %s", code, out)
+	}
+}
+
+// Signals to the process group are not the stage's end, and those that the caller ignores are ignored by the command.
+func TestSignalsOfOthers(t *testing.T) {
+	if out, code := run(t, "kill -USR1 $PPID; kill -USR2 $PPID; kill -HUP $PPID; exit 3"); code != 3 {
+		t.Errorf("exit code %d: %s", code, out)
+	}
+	signal.Ignore(unix.SIGHUP)
+	defer signal.Reset(unix.SIGHUP)
+	if out, code := run(t, "kill -HUP $$; exit 4"); code != 4 {
+		t.Errorf("exit code %d: %s", code, out)
+	}
+}
+
+// A command that lets nobody look at it, or has gone to another namespace, ends with the caller all the same.
+func TestNothingHides(t *testing.T) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	old := os.Stdout
+	os.Stdout = w
+	n := start(t, "unshare", "-Urn", "sh", "-c", "echo ready; exec sleep 1238")
+	os.Stdout = old
+	w.Close()
+	if err := n.Run(20000, 20100); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(r, make([]byte, len("ready\n"))); err != nil {
+		t.Fatal(err)
+	}
+	n.Close() // as the kernel does for a caller that is killed
+	if _, err := io.ReadAll(r); err != nil {
+		t.Error(err)
 	}
 }

@@ -8,7 +8,6 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"os/signal"
 	"runtime"
 	"strconv"
 	"syscall"
@@ -38,7 +37,7 @@ func RunStage() {
 		os.Exit(1)
 	}
 	file.Close()
-	s := &stage{conn: c.(*net.UnixConn), in: json.NewDecoder(c)}
+	s := &stage{conn: c.(*net.UnixConn), in: json.NewDecoder(c), gone: make(chan struct{})}
 	s.run()
 	os.Exit(0)
 }
@@ -47,11 +46,12 @@ type stage struct {
 	conn *net.UnixConn
 	in   *json.Decoder
 	argv []string
+	gone chan struct{} // closed when the caller has gone, once the command runs
 }
 
 func (s *stage) run() {
-	// The terminal's signals are the command's.
-	signal.Notify(make(chan os.Signal, 1), unix.SIGINT, unix.SIGQUIT, unix.SIGHUP, unix.SIGTERM)
+	// The terminal's signals are the command's, as those to the process group are.
+	CatchSignals(make(chan os.Signal, 1))
 	if err := s.setUp(); err != nil {
 		s.send(failure(err))
 		return
@@ -69,6 +69,7 @@ func (s *stage) run() {
 	}
 	m := <-ended
 	killAll()
+	drain(s.gone)
 	s.send(m)
 }
 
@@ -78,7 +79,9 @@ func (s *stage) setUp() error {
 	if err := s.in.Decode(&r); err != nil {
 		return err
 	}
-	s.argv = r.Argv
+	for _, argument := range r.Argv {
+		s.argv = append(s.argv, string(argument))
+	}
 	file, err := tun.OpenFile(r.Config.Interface, r.Config.MTU)
 	if err != nil {
 		return err
@@ -150,11 +153,12 @@ func command(argv []string, started chan<- *os.Process, ended chan<- stageMessag
 
 // forward sends the command the signals that the caller asks for. When the caller has gone, it ends all that runs in the namespace.
 func (s *stage) forward(process *os.Process) {
+	defer close(s.gone)
 	for {
 		var r signalRequest
 		if err := s.in.Decode(&r); err != nil {
-			killAll()
-			return // the end of the command ends the stage
+			process.Kill() // also if it has gone to another namespace
+			return         // the end of the command ends the stage, and all else
 		}
 		process.Signal(syscall.Signal(r.Signal))
 	}

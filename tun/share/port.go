@@ -53,8 +53,9 @@ func (p *Port) Close() error {
 		p.d.remove(p)
 		close(p.gone)
 		p.err = p.dev.Close()
+		<-p.ended
+		p.d.free(p)
 	})
-	<-p.ended
 	return p.err
 }
 
@@ -75,8 +76,12 @@ func (p *Port) run() {
 			p.free <- b
 		} else {
 			t.owners.note(b, p.index)
-			p.d.queue <- b // never full: all batches of all ports have room
-			p.d.wake()
+			select {
+			case p.d.queue <- b: // full only of what closed ports have left, while nobody reads
+				p.d.wake()
+			case <-p.gone:
+				return
+			}
 		}
 		if err != nil && !transient(err) {
 			go p.Close()

@@ -191,15 +191,13 @@ func (d *Device) add(dev wgtun.Device) (*Port, error) {
 	return p, nil
 }
 
-// remove forgets a stack, and what it owned.
+// remove has a stack get no packets any more.
 func (d *Device) remove(p *Port) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.ports[p.index] = nil
 	old := d.table.Load()
 	t := &table{ports: old.ports, newest: old.newest, owners: old.owners}
 	t.ports[p.index] = nil
-	t.owners.forget(p.index)
 	if t.newest == p {
 		t.newest = nil
 		for _, other := range t.ports {
@@ -212,4 +210,14 @@ func (d *Device) remove(p *Port) {
 		t = nil
 	}
 	d.table.Store(t)
+}
+
+// free makes room for another stack, once the one that was removed sends nothing any more, and forgets what it owned.
+func (d *Device) free(p *Port) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.ports[p.index] = nil
+	if t := d.table.Load(); t != nil {
+		t.owners.forget(p.index)
+	}
 }

@@ -361,7 +361,7 @@ func TestAttachAndClose(t *testing.T) {
 func TestUnderTraffic(t *testing.T) {
 	inner := newFakeTun()
 	d := New(inner, func(uint8, netip.AddrPort, netip.AddrPort) bool { return false })
-	var tasks sync.WaitGroup
+	var tasks, writing sync.WaitGroup
 	stop := make(chan struct{})
 	tasks.Go(func() {
 		bufs, sizes := [][]byte{make([]byte, 2000), make([]byte, 2000)}, make([]int, 2)
@@ -371,7 +371,7 @@ func TestUnderTraffic(t *testing.T) {
 			}
 		}
 	})
-	tasks.Go(func() {
+	writing.Go(func() {
 		syn := transport(protoTCP, at(other, 5000), at(self, 8080))
 		for {
 			select {
@@ -403,8 +403,80 @@ func TestUnderTraffic(t *testing.T) {
 		<-drained
 	}
 	close(stop)
+	writing.Wait()
 	d.Close()
 	tasks.Wait()
+}
+
+// What closed stacks have left fills the queue while nobody reads, and keeps none from closing.
+func TestCloseUnread(t *testing.T) {
+	inner := newFakeTun()
+	d := New(inner, nil)
+	syn := transport(protoTCP, at(self, 20000), at(other, 80))
+	for range cap(d.queue) {
+		p, dev := attach(t, d)
+		before := len(d.queue)
+		dev.out <- syn
+		for len(d.queue) == before {
+			runtime.Gosched()
+		}
+		p.Close()
+	}
+	_, dev := attach(t, d)
+	dev.out <- syn
+	for len(dev.out) > 0 {
+		runtime.Gosched()
+	}
+	d.Close()
+}
+
+// lastWords is a device that has a packet more when it is closed.
+type lastWords struct {
+	*fakeTun
+	packet  []byte
+	reading chan struct{} // has something once Read is called
+}
+
+func (l lastWords) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
+	select {
+	case l.reading <- struct{}{}:
+	default:
+	}
+	return l.fakeTun.Read(bufs, sizes, offset)
+}
+
+func (l lastWords) Close() error {
+	l.out <- l.packet
+	for len(l.out) > 0 {
+		runtime.Gosched()
+	}
+	return l.fakeTun.Close()
+}
+
+// A stack that takes the place of another one owns nothing of that.
+func TestLastWordsOwnNothing(t *testing.T) {
+	inner := newFakeTun()
+	d := New(inner, nil)
+	attach(t, d) // so that there is something to own all the time
+	dev := lastWords{newFakeTun(), transport(protoUDP, at(self, 20000), at(other, 53)), make(chan struct{}, 1)}
+	p, err := d.Attach(dev)
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-dev.reading
+	p.Close()
+	attach(t, d)
+	want := transport(protoUDP, at(other, 53), at(self, 20000))
+	write(t, d, want)
+	select {
+	case got := <-inner.in:
+		if !bytes.Equal(got, want) {
+			t.Errorf("got %x", got)
+		}
+	default:
+		t.Error("the packet went to the new stack")
+	}
+	d.Close()
 }
 
 func TestNoAllocations(t *testing.T) {
