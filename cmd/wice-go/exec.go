@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"os/signal"
 	"runtime"
 	"time"
 
@@ -121,4 +122,13 @@ func (a *app) execDaemon(ctx context.Context, arg string, f upFlags) (*control.C
 		return nil, nil, err
 	}
 	return client, end, nil
+}
+
+// catch has the signals that are passed on to a command sent to the channel. Those that the caller ignores, as under nohup, the command ignores, too.
+func catch(signals chan<- os.Signal) {
+	for _, s := range passedOn {
+		if !signal.Ignored(s) {
+			signal.Notify(signals, s)
+		}
+	}
 }

@@ -42,7 +42,7 @@ func (a *app) execInside(ctx context.Context, client *control.Client, argv []str
 		}
 	}()
 	signals := make(chan os.Signal, 16)
-	signal.Notify(signals, passedOn...)
+	catch(signals)
 	defer signal.Stop(signals)
 	if err := ns.Run(first, last); err != nil {
 		ns.Close()
