@@ -47,7 +47,7 @@ func newContainer(n *node) *container {
 		ip address add 172.17.0.1/16 dev container
 		ip link set container up
 		echo 1 > /proc/sys/net/ipv4/ip_forward
-		nft 'table ip container { chain post { type nat hook postrouting priority 100; ip saddr 172.17.0.0/16 masquerade; } }'`)
+		nft 'table ip container { chain post { type nat hook postrouting priority 100; policy accept; ip saddr 172.17.0.0/16 masquerade; }; }'`)
 	if r.code != 0 {
 		n.w.t.Fatal(r)
 	}
@@ -63,7 +63,7 @@ func (c *container) run(name string, args ...string) result {
 	before := c.n.env
 	defer func() { c.n.env = before }()
 	c.n.env = append(c.n.env[:len(c.n.env):len(c.n.env)], "WICE_RUNTIME_DIR=/run", "TMPDIR=/run")
-	return c.n.run("nsenter", append([]string{"-t", c.pid, "-U", "-n", "-m", "--preserve-credentials", "--", name}, args...)...)
+	return c.n.run("nsenter", append([]string{"-t", c.pid, "-U", "-n", "-m", "--", name}, args...)...)
 }
 
 // In a container without any privilege, "up" takes the userspace stack, whose proxies and exec are the ways into the tunnel.

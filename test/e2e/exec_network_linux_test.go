@@ -190,12 +190,20 @@ func TestExecBesideKernel(t *testing.T) {
 func TestExecRefused(t *testing.T) {
 	na, _, file := newExecPair(t)
 	before := na.snapshot()
-	// A user namespace that may have none inside.
-	const script = `echo 0 > /proc/sys/user/max_user_namespaces && exec setpriv --inh-caps=-all --ambient-caps=-all -- "$@"`
-	r := nobodyRuns(na, "unshare", "--user", "--map-user=65534", "--map-group=65534", "--keep-caps", "sh", "-c", script, "sh", wiceGo(), "exec", file, "--", "true")
-	for _, want := range []string{"user.max_user_namespaces", "wice-go exec " + iface + " --proxy-env -- true"} {
-		if r.code != 1 || !strings.Contains(r.stderr, want) {
-			t.Errorf("want %q on stderr: %v", want, r)
+	inChroot := append(append([]string{"--mount", "sh", "-c", `mkdir /run/root && mount --rbind / /run/root && exec chroot --userspec=65534:65534 /run/root env "$@"`, "sh"},
+		nobodyEnv...), wiceGo(), "exec", file, "--", "true")
+	for _, c := range []struct {
+		why, wanted string
+		result      result
+	}{
+		{"a limit", "user.max_user_namespaces", nobodyRuns(na, "unshare", "--user", "--map-user=65534", "--map-group=65534", "--keep-caps", "sh", "-c",
+			`echo 0 > /proc/sys/user/max_user_namespaces && exec setpriv --inh-caps=-all --ambient-caps=-all -- "$@"`, "sh", wiceGo(), "exec", file, "--", "true")},
+		{"not permitted, as in a chroot", "seccomp", na.run("unshare", inChroot...)},
+	} {
+		for _, want := range []string{c.wanted, "wice-go exec " + iface + " --proxy-env -- true"} {
+			if c.result.code != 1 || !strings.Contains(c.result.stderr, want) {
+				t.Errorf("%s: want %q on stderr: %v", c.why, want, c.result)
+			}
 		}
 	}
 	na.gone(cleanLimit)
