@@ -126,18 +126,26 @@ func TestExecPeers(t *testing.T) {
 	w := newWorld(t, natlab.Config{A: site, B: site})
 	w.rendezvous()
 	na, nb, plain := w.node(w.lab.A[0]), w.node(w.lab.B[0]), w.node(w.lab.Server)
-	join(na, nb)
-	na.peers = append(na.peers, peer{name: "plain", key: plain.key.Public(), allowed: []string{plain.addr.String() + "/32"},
-		lines: []string{fmt.Sprintf("Endpoint = %s:40000", plain.host.Addr4())}})
+	other := peer{name: "plain", key: plain.key.Public(), allowed: []string{plain.addr.String() + "/32"}, lines: []string{fmt.Sprintf("Endpoint = %s:40000", plain.host.Addr4())}}
+	na.peers = []peer{other}
 	plainPeer(plain, na, netip.MustParseAddrPort("5.1.99.99:9")) // nobody: it has to be spoken to
 	serveHTTP(plain, netip.AddrPortFrom(plain.addr, 80), execPage)
 	before := na.snapshot()
+	r := asNobody(na, "exec", nobodyFile(na, na.config(), 0o600, 65534), "--", "sh", "-c", fetch("plain"))
+	if r.code != 0 || r.stdout != "whole\n" {
+		t.Errorf("no other peer: %v", r)
+	}
+	t.Logf("no other peer: %v", r.took.Round(ms))
+
+	other.lines = append(other.lines, "#!wice ICE = off")
+	na.peers = []peer{other}
+	join(na, nb)
 	fileA, fileB := nobodyFile(na, na.config(), 0o600, 65534), nobodyFile(nb, nb.config(), 0o600, 65534)
 	expect(t, asNobody(nb, "up", fileB), 0)
 	server := startAsNobody(nb, nil, "exec", iface, "--", "ncat", "-v", "-l", "-k", "80", "-c", "echo served")
 	server.says("Listening on 0.0.0.0:80")
 	script := fetch("plain") + fmt.Sprintf("; ping -n -q -c 2 -i 0.05 -W 10 %s && ping -n -q -c 2 -i 0.05 -W 10 %s && ncat --recv-only -w 10 %s 80", plain.addr, nb.addr, nb.name)
-	r := asNobody(na, "exec", fileA, "--", "sh", "-c", script)
+	r = asNobody(na, "exec", fileA, "--", "sh", "-c", script)
 	if r.code != 0 || !strings.HasPrefix(r.stdout, "whole\n") || !strings.HasSuffix(r.stdout, "served\n") {
 		t.Errorf("%v; %v", r, server)
 	}
