@@ -17,7 +17,8 @@ func openPipe(fd int) *os.File {
 	return os.NewFile(uintptr(fd), "pipe")
 }
 
-// detach starts a program in a session of its own, without a terminal, with more variables in its environment, and with pipes as descriptors from readyPipe on.
+// detach starts a program in a session of its own, without a terminal, with variables that win over those of the environment, and with pipes as
+// descriptors from readyPipe on.
 func detach(exe string, args, env []string, pipes []*os.File) (*os.Process, error) {
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
@@ -25,7 +26,7 @@ func detach(exe string, args, env []string, pipes []*os.File) (*os.Process, erro
 	}
 	defer null.Close()
 	return os.StartProcess(exe, append([]string{exe}, args...), &os.ProcAttr{
-		Env:   append(os.Environ(), env...),
+		Env:   append(env, os.Environ()...), // the first value of a variable counts
 		Files: append([]*os.File{null, null, null}, pipes...),
 		Sys:   &syscall.SysProcAttr{Setsid: true},
 	})

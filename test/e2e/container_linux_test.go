@@ -74,7 +74,7 @@ func TestContainer(t *testing.T) {
 	site := natlab.Site{NAT: natlab.PortRestricted}
 	w := newWorld(t, natlab.Config{A: site, B: site})
 	w.rendezvous()
-	na, nb := w.node(w.lab.A[0], "#!wice SOCKS5 = 127.0.0.1:1080"), w.node(w.lab.B[0])
+	na, nb := w.node(w.lab.A[0]), w.node(w.lab.B[0])
 	join(na, nb)
 	nb.up()
 	serveHTTP(nb, netip.AddrPortFrom(nb.addr, 80), execPage)
@@ -83,7 +83,7 @@ func TestContainer(t *testing.T) {
 	if write.code != 0 {
 		t.Fatal(write)
 	}
-	expect(t, c.run(wiceGo(), "up", "/run/wg0.conf", "--wait"), 0, "no kernel TUN here")
+	expect(t, c.run("env", "WICE_SOCKS5=127.0.0.1:9", wiceGo(), "up", "/run/wg0.conf", "--wait", "--socks5=127.0.0.1:1080"), 0, "no kernel TUN here") // the flag wins
 	if r := c.run("sh", "-c", strings.Replace(fetch(nb.name), "curl", "curl --socks5-hostname 127.0.0.1:1080", 1)); r.stdout != "whole\n" {
 		t.Errorf("through the proxy: %v", r)
 	}
@@ -98,6 +98,11 @@ func TestContainer(t *testing.T) {
 		t.Errorf("exec by a root without rights: %v", r)
 	}
 	expect(t, c.run(wiceGo(), "down", iface), 0)
+	// As what the container runs: the first of its processes.
+	first := append([]string{"--mount", "--pid", "--fork", "--mount-proc", wiceGo(), "exec", "/run/wg0.conf"}, inside[3:]...)
+	if r := c.run("unshare", first...); r.stdout != "whole\n0\n" || r.code != 0 {
+		t.Errorf("exec as the first process: %v", r)
+	}
 	if r := c.run("sh", "-c", "ls /run /tmp/wice-go* 2>/dev/null; ip -o link show type veth; ip -o link show type tun"); strings.Contains(r.stdout, iface+":") || strings.Contains(r.stdout, "sock") {
 		t.Errorf("something is left: %v", r)
 	}

@@ -95,6 +95,11 @@ func TestExecNetwork(t *testing.T) {
 	if r.code != 0 || strings.Count(r.stdout, "\n") < 4 {
 		t.Errorf("want routes by both versions: %v", r)
 	}
+	// Inside there may be another.
+	r = asNobody(na, "exec", iface, "--", wiceGo(), "exec", iface, "--", "sh", "-c", fetch(dnsName)+"; "+fetch(nb.name))
+	if r.code != 0 || r.stdout != "whole\nwhole\n" {
+		t.Errorf("exec inside exec: %v", r)
+	}
 	expect(t, asNobody(na, "down", iface), 0)
 	na.asBefore(before, cleanLimit)
 }
@@ -141,6 +146,8 @@ func TestExecPeers(t *testing.T) {
 	na.peers = []peer{other}
 	join(na, nb)
 	fileA, fileB := nobodyFile(na, na.config(), 0o600, 65534), nobodyFile(nb, nb.config(), 0o600, 65534)
+	expect(t, asNobody(na, "exec", fileA, "--wait=200ms", "--", "true"), 4, nb.name)
+	na.gone(cleanLimit)
 	expect(t, asNobody(nb, "up", fileB), 0)
 	server := startAsNobody(nb, nil, "exec", iface, "--", "ncat", "-v", "-l", "-k", "80", "-c", "echo served")
 	server.says("Listening on 0.0.0.0:80")
@@ -213,6 +220,28 @@ func TestExecRefused(t *testing.T) {
 				t.Errorf("%s: want %q on stderr: %v", c.why, want, c.result)
 			}
 		}
+	}
+	na.gone(cleanLimit)
+	na.asBefore(before, cleanLimit)
+}
+
+// When all traffic goes into the tunnel, a command inside has no other way, and the host keeps its own.
+func TestExecFullTunnel(t *testing.T) {
+	na, nb, _ := newExecPair(t)
+	na.peers[0].allowed = []string{"0.0.0.0/0", "::/0"}
+	file := nobodyFile(na, na.config(), 0o600, 65534)
+	before := na.snapshot()
+	outside, beyond := na.w.lab.Server.Addr4().String(), nb.host.Addr4().String()
+	if r := na.run("ping", "-n", "-c", "1", "-W", "1", beyond); r.code == 0 {
+		t.Fatalf("the host reaches what lies behind the tunnel without it: %v", r)
+	}
+	script := fmt.Sprintf("ping -n -q -c 2 -i 0.05 -W 10 %s && { ping -n -q -c 1 -W 1 %s || echo not past the tunnel; } && %s", beyond, outside, fetch(dnsName))
+	r := asNobody(na, "exec", file, "--ice-server", "turn:user:secret-of-alice@192.0.2.1:3478", "--", "sh", "-c", script+"; env")
+	if r.code != 0 || !strings.Contains(r.stdout, "not past the tunnel\nwhole\n") {
+		t.Error(r)
+	}
+	if strings.Contains(r.stdout, "secret-of-alice") {
+		t.Errorf("the command's environment has a secret of the daemon: %v", r)
 	}
 	na.gone(cleanLimit)
 	na.asBefore(before, cleanLimit)

@@ -43,19 +43,25 @@ func mountFiles(c Config) error {
 			}
 		}
 	}
-	if err := mountOver("/etc/resolv.conf", c.resolvConf()); err != nil {
+	// The files are in a file system of their own, which no path leads to in the end. There they keep their names: nothing could be mounted over a
+	// file without one, as what makes namespaces inside this one does.
+	dir := os.TempDir()
+	if err := unix.Mount("wice-go", dir, "tmpfs", 0, "mode=0755,size=16m"); err != nil {
+		return fmt.Errorf("mount a file system: %w", err)
+	}
+	defer unix.Unmount(dir, unix.MNT_DETACH)
+	if err := mountOver("/etc/resolv.conf", dir, c.resolvConf()); err != nil {
 		return err
 	}
 	hosts, err := os.ReadFile("/etc/hosts")
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	return mountOver("/etc/hosts", append(hosts, c.hosts()...))
+	return mountOver("/etc/hosts", dir, append(hosts, c.hosts()...))
 }
 
-// mountOver shows text at path. The file that it stands in has no name any more when that is done. Where there is no file at path, one can't be
-// shown there: programs do without.
-func mountOver(path string, text []byte) error {
+// mountOver shows text at path, by a file in dir. Where there is no file at path, one can't be shown there: programs do without.
+func mountOver(path, dir string, text []byte) error {
 	target, err := filepath.EvalSymlinks(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -63,19 +69,14 @@ func mountOver(path string, text []byte) error {
 	if err != nil {
 		return err
 	}
-	f, err := os.CreateTemp("", "wice-go-"+filepath.Base(path)+"-")
-	if err != nil {
+	file := filepath.Join(dir, filepath.Base(path))
+	if err := os.WriteFile(file, text, 0o644); err != nil {
 		return err
 	}
-	defer os.Remove(f.Name())
-	defer f.Close()
-	if _, err := f.Write(text); err != nil {
+	if err := os.Chmod(file, 0o644); err != nil { // whatever the umask
 		return err
 	}
-	if err := f.Chmod(0o644); err != nil {
-		return err
-	}
-	if err := unix.Mount(f.Name(), target, "", unix.MS_BIND, ""); err != nil {
+	if err := unix.Mount(file, target, "", unix.MS_BIND, ""); err != nil {
 		return fmt.Errorf("mount over %s: %w", path, err)
 	}
 	return nil

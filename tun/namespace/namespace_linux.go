@@ -124,13 +124,15 @@ func (n *Namespace) setUp(c Config, argv []string) error {
 	}
 	n.in = json.NewDecoder(io.MultiReader(&first, n.conn))
 	answer, err := n.receive()
-	switch {
-	case err != nil:
-	case len(files) != 1:
+	if err == nil {
+		err = answer.err() // then there is no file
+	}
+	if err == nil && len(files) != 1 {
 		err = errStage
-	default:
+	}
+	if err == nil {
 		n.file = files[0]
-		return answer.err()
+		return nil
 	}
 	for _, f := range files {
 		f.Close()

@@ -99,9 +99,6 @@ exit 7`)
 	if after, err := os.ReadFile("/etc/hosts"); err != nil || string(after) != string(before) {
 		t.Errorf("/etc/hosts of the system has changed, or %v", err)
 	}
-	if left, _ := filepath.Glob(filepath.Join(os.TempDir(), "wice-go-*.conf-*")); len(left) > 0 {
-		t.Errorf("files are left: %v", left)
-	}
 }
 
 func TestEnds(t *testing.T) {
@@ -121,6 +118,16 @@ func TestEnds(t *testing.T) {
 	}
 	n.Close()
 	start(t, "true").Close() // it never ran
+}
+
+// What goes wrong inside, the caller learns.
+func TestSetUpFails(t *testing.T) {
+	start(t, "true").Close() // or there are no namespaces here
+	c := testConfig
+	c.Interface = "a name that is too long"
+	if n, err := Start(c, []string{"true"}); err == nil || errors.Is(err, errStage) || !strings.Contains(err.Error(), "name") {
+		t.Errorf("got %v, %v, want an error about the name", n, err)
+	}
 }
 
 func TestSignal(t *testing.T) {
