@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -101,6 +102,24 @@ func TestExecTerminal(t *testing.T) {
 		t.Errorf("exit code %d: %v", code, shell)
 	}
 
+	// From an interactive shell: the key that stops programs stops all of exec, and "fg" has it go on.
+	master, onTerminal = terminal(t, unix.Winsize{Row: 24, Col: 80})
+	outer := startOn(na, onTerminal, "setpriv", append(nobodyFlags, "env", "PS1=ready> ", "bash", "--norc", "-i"), nobodyEnv)
+	watch(outer, master)
+	outer.says("ready> ")
+	mark = markOf(2)
+	outer.types(wiceGo() + " exec " + iface + " -- sleep " + mark)
+	na.w.until(patience, "the command runs", func() (bool, string) { return len(running("sleep "+mark)) == 2, outer.String() })
+	outer.types("\x1a")
+	outer.says("Stopped")
+	outer.types("fg")
+	na.w.until(patience, "the command goes on", func() (bool, string) { return !stopped(running("sleep " + mark)), outer.String() })
+	outer.types("\x03")
+	outer.types("echo status $?")
+	outer.says("status 130\r\n")
+	outer.types("exit")
+	outer.ends()
+
 	// Without a shell between them, exec gets the key's signal as well as the command.
 	master, onTerminal = terminal(t, unix.Winsize{Row: 24, Col: 80})
 	command := startAsNobody(na, onTerminal, "exec", iface, "--", "sh", "-c", "trap 'echo trapped; exit 3' INT; echo ready; while :; do sleep 0.01; done")
@@ -181,6 +200,14 @@ func running(line string) (pids []int) {
 		}
 	}
 	return pids
+}
+
+// stopped reports whether one of the processes is.
+func stopped(pids []int) bool {
+	return slices.ContainsFunc(pids, func(pid int) bool {
+		stat, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		return strings.Contains(string(stat), ") T ")
+	})
 }
 
 func waitRuns(e *execution, line string) {
