@@ -5,10 +5,12 @@ import (
 	"errors"
 	"os"
 	"runtime"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/wice-go/wice-go/device/config"
 	"github.com/wice-go/wice-go/device/control"
 )
 
@@ -90,7 +92,8 @@ func (a *app) execDaemon(ctx context.Context, arg string, f upFlags) (*control.C
 	if err != nil {
 		return nil, nil, err
 	}
-	if _, err := a.loadConfig(file, f); err != nil {
+	cfg, err := a.loadConfig(file, f)
+	if err != nil {
 		return nil, nil, err
 	}
 	life, ours, err := os.Pipe()
@@ -115,12 +118,24 @@ func (a *app) execDaemon(ctx context.Context, arg string, f upFlags) (*control.C
 		}
 	}
 	limit, strict := execWait, f.wait > 0
-	if strict {
+	switch {
+	case strict:
 		limit = f.wait
+	case !slices.ContainsFunc(cfg.Peers, func(p config.Peer) bool { return connectsFirst(cfg, p) }):
+		return client, end, nil
 	}
 	if err := a.waitConnected(ctx, name, limit); err != nil && (strict || ctx.Err() != nil) {
 		end()
 		return nil, nil, err
 	}
 	return client, end, nil
+}
+
+// connectsFirst reports whether a peer is connected before there is traffic, and reached only then: others are called by the traffic.
+func connectsFirst(cfg *config.Config, p config.Peer) bool {
+	lazy := cfg.Interface.Lazy
+	if p.Lazy != nil {
+		lazy = *p.Lazy
+	}
+	return !lazy && p.ICE != config.ICEOff && p.Endpoint == ""
 }

@@ -192,8 +192,20 @@ func removeNobody(n *node) {
 // asNobody runs wice-go as the user nobody, with a runtime directory of its own.
 func asNobody(n *node, args ...string) result {
 	n.w.t.Helper()
+	return nobodyRuns(n, wiceGo(), args...)
+}
+
+// nobodyRuns runs a program as the user nobody.
+func nobodyRuns(n *node, name string, args ...string) result {
+	n.w.t.Helper()
 	before := n.env
 	defer func() { n.env = before }()
-	n.env = append(n.env[:len(n.env):len(n.env)], "WICE_RUNTIME_DIR=", "XDG_RUNTIME_DIR=/run/nobody", "XDG_STATE_HOME=/run/nobody", "HOME=/run/nobody")
-	return n.run("setpriv", append([]string{"--reuid=65534", "--regid=65534", "--clear-groups", "--", wiceGo()}, args...)...)
+	n.env = append(n.env[:len(n.env):len(n.env)], nobodyEnv...)
+	return n.run("setpriv", append(nobodyFlags, append([]string{name}, args...)...)...)
 }
+
+// nobodyFlags are those by which setpriv runs a program as the user nobody, and nobodyEnv is that user's environment.
+var (
+	nobodyFlags = []string{"--reuid=65534", "--regid=65534", "--clear-groups", "--"}
+	nobodyEnv   = []string{"WICE_RUNTIME_DIR=", "XDG_RUNTIME_DIR=/run/nobody", "XDG_STATE_HOME=/run/nobody", "HOME=/run/nobody", "TMPDIR=/run/nobody"}
+)

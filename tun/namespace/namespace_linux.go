@@ -107,6 +107,9 @@ func unavailable(err error) error {
 	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EUSERS) {
 		return fmt.Errorf("%w (%w): ask the administrator to raise: sysctl user.max_user_namespaces, user.max_net_namespaces", ErrUnavailable, err)
 	}
+	if os.Geteuid() == 0 { // since Linux 5.12
+		return fmt.Errorf("%w (%w): run it as another user, or as a root with CAP_SETFCAP; or a container's seccomp profile forbids them", ErrUnavailable, err)
+	}
 	return fmt.Errorf("%w (%w): a container's seccomp profile or its runtime may forbid them", ErrUnavailable, err)
 }
 

@@ -1,6 +1,7 @@
 package namespace
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"os/exec"
 	"runtime"
 	"strconv"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -52,6 +54,8 @@ type stage struct {
 func (s *stage) run() {
 	// The terminal's signals are the command's, as those to the process group are.
 	CatchSignals(make(chan os.Signal, 1))
+	// What loses its parent becomes this process's child, so that nothing gets out of reach.
+	unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 	if err := s.setUp(); err != nil {
 		s.send(failure(err))
 		return
@@ -139,15 +143,21 @@ func command(argv []string, started chan<- *os.Process, ended chan<- stageMessag
 		return
 	}
 	started <- cmd.Process
-	err := cmd.Wait()
-	status, ok := cmd.ProcessState.Sys().(syscall.WaitStatus)
-	switch {
-	case !ok:
-		ended <- failure(err)
-	case status.Signaled():
-		ended <- stageMessage{ExitCode: 128 + int(status.Signal())}
-	default:
-		ended <- stageMessage{ExitCode: status.ExitStatus()}
+	for {
+		// The children that others have left are waited for, too.
+		var status unix.WaitStatus
+		pid, err := unix.Wait4(-1, &status, 0, nil)
+		switch {
+		case errors.Is(err, unix.EINTR), err == nil && pid != cmd.Process.Pid:
+			continue
+		case err != nil:
+			ended <- failure(err)
+		case status.Signaled():
+			ended <- stageMessage{ExitCode: 128 + int(status.Signal())}
+		default:
+			ended <- stageMessage{ExitCode: status.ExitStatus()}
+		}
+		return
 	}
 }
 
@@ -164,25 +174,49 @@ func (s *stage) forward(process *os.Process) {
 	}
 }
 
-// killAll kills the processes of this network namespace, this one apart, until there are none.
+// killAll kills the processes that descend from this one until there are none. Their namespaces don't tell: they may have made others, and
+// of those that can't be traced, as ssh-agent, nobody learns them.
 func killAll() {
-	own, err := os.Readlink("/proc/self/ns/net")
-	if err != nil {
-		return
-	}
 	const rounds = 1000 // for those that make new ones as fast as they are killed
 	for range rounds {
-		found := false
-		for _, pid := range processes() {
-			if ns, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/net", pid)); err == nil && ns == own && pid != os.Getpid() {
-				found = found || unix.Kill(pid, unix.SIGKILL) == nil
-			}
+		all, alive := descendants()
+		for _, pid := range all {
+			unix.Kill(pid, unix.SIGKILL)
 		}
-		if !found {
+		if alive == 0 {
 			return
 		}
 		runtime.Gosched()
 	}
+}
+
+// descendants lists the children of this process and theirs, and counts those that have not ended. One whose first thread has ended looks as if
+// it all had.
+func descendants() (list []int, alive int) {
+	children, ended := make(map[int][]int), make(map[int]bool)
+	for _, pid := range processes() {
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		if err != nil {
+			continue
+		}
+		// The command's name, in parentheses, may hold spaces; state and parent come after it (proc(5)).
+		fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+		if len(fields) < 2 {
+			continue
+		}
+		ended[pid] = fields[0] == "Z" || fields[0] == "X"
+		if parent, err := strconv.Atoi(fields[1]); err == nil {
+			children[parent] = append(children[parent], pid)
+		}
+	}
+	list = children[os.Getpid()]
+	for i := 0; i < len(list); i++ {
+		list = append(list, children[list[i]]...)
+		if !ended[list[i]] {
+			alive++
+		}
+	}
+	return list, alive
 }
 
 // processes lists the ids of all processes.
