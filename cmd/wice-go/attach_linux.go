@@ -69,6 +69,11 @@ func (d *daemon) Attach(file *os.File) (control.Attached, error) {
 	if err != nil {
 		return nil, err
 	}
+	leave := d.guests.enter()
+	go func() {
+		<-port.Done()
+		leave()
+	}()
 	d.log.Info("a namespace takes part in the tunnel", "interface", d.name)
 	return port, nil
 }

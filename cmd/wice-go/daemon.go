@@ -56,7 +56,7 @@ func (a *app) runForeground(ctx context.Context, name string, cfg *config.Config
 		defer life.Close()
 		go func() {
 			life.Read(make([]byte, 1)) // nobody writes
-			r.requestStop()
+			r.guests.whenEmpty(r.requestStop)
 		}()
 	}
 	err = r.run(ctx)
@@ -76,12 +76,13 @@ type running struct {
 	log   *slog.Logger
 	ready *readiness
 
-	undo  []func() error
-	dev   *device.Device
-	stack *netstack.Stack // nil with a kernel TUN
-	inner *share.Device   // what namespaces are attached to; nil where none can be
-	stop  chan struct{}   // closed when a client asks for the end
-	once  sync.Once
+	undo   []func() error
+	dev    *device.Device
+	stack  *netstack.Stack // nil with a kernel TUN
+	guests guests          // commands that use the tunnel
+	inner  *share.Device   // what namespaces are attached to; nil where none can be
+	stop   chan struct{}   // closed when a client asks for the end
+	once   sync.Once
 
 	outputs  sync.WaitGroup // readers of the commands' output
 	leftover []io.Closer    // the outputs that outlive their commands
@@ -346,7 +347,13 @@ type daemon struct{ *running }
 var _ control.Daemon = (*daemon)(nil)
 
 // Status implements [control.Daemon].
-func (d *daemon) Status(ctx context.Context) (*control.Status, error) { return d.dev.Status(ctx) }
+func (d *daemon) Status(ctx context.Context) (*control.Status, error) {
+	s, err := d.dev.Status(ctx)
+	if err == nil {
+		s.Commands = d.guests.number()
+	}
+	return s, err
+}
 
 // Ping implements [control.Daemon].
 func (d *daemon) Ping(ctx context.Context, r control.PingRequest) (control.PingReply, error) {

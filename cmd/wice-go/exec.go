@@ -86,7 +86,7 @@ func (a *app) exec(ctx context.Context, arg string, argv []string, f execFlags) 
 	return err
 }
 
-// execDaemon starts a daemon that ends with this process, at the latest. The returned function ends it before.
+// execDaemon starts a daemon that ends with this process, at the latest, unless other commands use it by then. The returned function ends it before.
 func (a *app) execDaemon(ctx context.Context, arg string, f upFlags) (*control.Client, func(), error) {
 	name, file, err := a.findConfig(arg)
 	if err != nil {
@@ -113,7 +113,7 @@ func (a *app) execDaemon(ctx context.Context, arg string, f upFlags) (*control.C
 		ours.Close()
 		ctx, cancel := context.WithTimeout(context.Background(), downTimeout)
 		defer cancel()
-		if err := client.WaitStopped(ctx); err != nil {
+		if err := waitEnded(ctx, client); err != nil {
 			a.warn("%v", err)
 		}
 	}
@@ -129,6 +129,25 @@ func (a *app) execDaemon(ctx context.Context, arg string, f upFlags) (*control.C
 		return nil, nil, err
 	}
 	return client, end, nil
+}
+
+// waitEnded returns when a daemon that was started for a command has ended, or goes on for the sake of others.
+func waitEnded(ctx context.Context, client *control.Client) error {
+	const looks = 5 // the command itself may count for a moment
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for range looks {
+		s, err := client.Status(ctx)
+		if err != nil || s.Commands == 0 {
+			return client.WaitStopped(ctx)
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
 }
 
 // connectsFirst reports whether a peer is connected before there is traffic, and reached only then: others are called by the traffic.

@@ -109,8 +109,14 @@ func (d *daemon) Proxies() (control.Proxies, io.Closer, error) {
 		return p, nil, errors.Join(err, socks.Close())
 	}
 	p.SOCKS5, p.HTTP = netip.MustParseAddrPort(socks.Addr().String()), netip.MustParseAddrPort(http.Addr().String())
-	return p, closers{socks, http}, nil
+	leave := d.guests.enter()
+	return p, closers{socks, http, closerFunc(func() error { leave(); return nil })}, nil
 }
+
+// closerFunc is a function as a Closer.
+type closerFunc func() error
+
+func (f closerFunc) Close() error { return f() }
 
 // closers are closed together.
 type closers []io.Closer

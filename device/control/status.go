@@ -21,6 +21,7 @@ type Status struct {
 	Tun        string            `json:"tun"` // "kernel" or "netstack"
 	Signaling  []SignalingStatus `json:"signaling"`
 	Peers      []PeerStatus      `json:"peers"`
+	Commands   int               `json:"commands,omitempty"` // of "wice-go exec", that use the tunnel now
 }
 
 // SignalingStatus is the state of one signaling backend.
