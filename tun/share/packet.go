@@ -150,29 +150,27 @@ func kind(protocol uint8) int {
 
 func (o *owners) of(protocol uint8, port uint16) int { return int(o[kind(protocol)][port].Load()) }
 
-// note writes down the ports that packets of an attached stack come from.
-func (o *owners) note(b *batch, index int) {
-	for i := b.next; i < b.n; i++ {
-		protocol, _, rest, first := network(b.packet(i))
-		if protocol == 0 || !first {
-			continue
+// note writes down whose the port is that a packet comes from.
+func (o *owners) note(b []byte, owner uint32) {
+	protocol, _, rest, first := network(b)
+	if protocol == 0 || !first {
+		return
+	}
+	var port uint16
+	switch protocol {
+	case protoTCP, protoUDP:
+		if len(rest) < 2 {
+			return
 		}
-		var port uint16
-		switch protocol {
-		case protoTCP, protoUDP:
-			if len(rest) < 2 {
-				continue
-			}
-			port = binary.BigEndian.Uint16(rest)
-		case protoICMP, protoICMPv6:
-			if len(rest) < 6 || rest[0] != echoRequest4 && rest[0] != echoRequest6 {
-				continue // answers and errors own nothing
-			}
-			port = binary.BigEndian.Uint16(rest[4:])
+		port = binary.BigEndian.Uint16(rest)
+	case protoICMP, protoICMPv6:
+		if len(rest) < 6 || rest[0] != echoRequest4 && rest[0] != echoRequest6 {
+			return // answers and errors own nothing
 		}
-		if entry := &o[kind(protocol)][port]; entry.Load() != uint32(index+1) {
-			entry.Store(uint32(index + 1))
-		}
+		port = binary.BigEndian.Uint16(rest[4:])
+	}
+	if entry := &o[kind(protocol)][port]; entry.Load() != owner {
+		entry.Store(owner)
 	}
 }
 

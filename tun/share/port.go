@@ -75,7 +75,9 @@ func (p *Port) run() {
 		if n == 0 || t == nil {
 			p.free <- b
 		} else {
-			t.owners.note(b, p.index)
+			for i := range n {
+				t.owners.note(b.packet(i), uint32(p.index+1))
+			}
 			select {
 			case p.d.queue <- b: // full only of what closed ports have left, while nobody reads
 				p.d.wake()

@@ -109,6 +109,11 @@ func (d *Device) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 		}
 		n, err := d.Inner.Read(bufs, sizes, offset)
 		d.waiting.Store(false)
+		if t := d.table.Load(); t != nil && d.claims == nil {
+			for i := range n {
+				t.owners.note(bufs[i][offset:][:sizes[i]], nobody) // what it has sent from is the inner stack's again
+			}
+		}
 		if n > 0 || err != nil {
 			return n, err
 		}
