@@ -78,7 +78,8 @@ func (d *tunDevice) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 		p := d.taken[d.next]
 		d.taken[d.next] = nil
 		d.next++
-		if p.GSOOptions.Type != stack.GSONone && d.load(p) {
+		if p.GSOOptions.Type != stack.GSONone {
+			d.load(p)
 			continue
 		}
 		sizes[n] = copyPacket(bufs[n][offset:], p)
@@ -88,8 +89,8 @@ func (d *tunDevice) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 	return n, nil
 }
 
-// load gives a packet of TCP to the splitter. If that is not possible it returns false, and the packet is still the caller's.
-func (d *tunDevice) load(p *stack.PacketBuffer) bool {
+// load gives a packet of TCP to the splitter. What that refuses is dropped: it has no checksum that anybody would accept.
+func (d *tunDevice) load(p *stack.PacketBuffer) {
 	network, transport := p.NetworkHeader().Slice(), p.TransportHeader().Slice()
 	d.head = append(append(d.head[:0], network...), transport...)
 	d.parts = d.parts[:0]
@@ -103,11 +104,8 @@ func (d *tunDevice) load(p *stack.PacketBuffer) bool {
 			d.parts = append(d.parts, b[n:])
 		}
 	}
-	if d.split.LoadTCP(d.head, d.parts, int(p.GSOOptions.MSS)) != nil {
-		return false
-	}
 	d.cut = p
-	return true
+	_ = d.split.LoadTCP(d.head, d.parts, int(p.GSOOptions.MSS))
 }
 
 // release gives back the packet that was cut.

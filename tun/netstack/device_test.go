@@ -2,6 +2,7 @@ package netstack
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"net/netip"
@@ -239,6 +240,66 @@ func TestDeviceSegments(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestDeviceReset checks what a dial answers to an acknowledgement of an older connection with its ports (RFC 5961, section 4): a reset, which gVisor sends
+// before it knows the size of segments. Without it the dial is refused for as long as the other end believes in that connection.
+func TestDeviceReset(t *testing.T) {
+	for _, c := range []struct{ server, client netip.Addr }{{b4, a4}, {b6, a6}} {
+		s := newStack(t, 1420, c.client)
+		ctx, cancel := context.WithCancel(t.Context())
+		var dial sync.WaitGroup
+		dial.Go(func() {
+			if conn, err := s.DialContext(ctx, "tcp", netip.AddrPortFrom(c.server, 80).String()); err == nil {
+				conn.Close()
+				t.Errorf("%v: connected to nobody", c.server)
+			}
+		})
+		r := newReader(t, s, 1420, 1)
+		syn := r.next()[0]
+		if _, err := s.device.Write([][]byte{acknowledgement(syn, 12345)}, 0); err != nil {
+			t.Fatal(err)
+		}
+		segment := transport(syn)
+		for segment.Flags() == header.TCPFlagSyn {
+			segment = transport(r.next()[0])
+		}
+		if segment.Flags() != header.TCPFlagRst || segment.SequenceNumber() != 12345 {
+			t.Errorf("%v: got flags %v and sequence number %d, want a reset with 12345", c.server, segment.Flags(), segment.SequenceNumber())
+		}
+		cancel()
+		dial.Wait()
+	}
+}
+
+// acknowledgement makes an answer to a packet of TCP that acknowledges all before a sequence number.
+func acknowledgement(packet []byte, number uint32) []byte {
+	to := transport(packet)
+	segment := header.TCP(make([]byte, header.TCPMinimumSize))
+	segment.Encode(&header.TCPFields{
+		SrcPort: to.DestinationPort(), DstPort: to.SourcePort(), AckNum: number, DataOffset: header.TCPMinimumSize, Flags: header.TCPFlagAck,
+	})
+	var network []byte
+	var ip header.Network
+	if packet[0]>>4 == 4 {
+		ip4 := header.IPv4(bytes.Clone(packet[:header.IPv4MinimumSize]))
+		ip4.SetTotalLength(uint16(len(ip4) + len(segment)))
+		network, ip = ip4, ip4
+	} else {
+		ip6 := header.IPv6(bytes.Clone(packet[:header.IPv6MinimumSize]))
+		ip6.SetPayloadLength(uint16(len(segment)))
+		network, ip = ip6, ip6
+	}
+	from, destination := ip.SourceAddress(), ip.DestinationAddress()
+	ip.SetSourceAddress(destination)
+	ip.SetDestinationAddress(from)
+	if ip4, ok := ip.(header.IPv4); ok {
+		ip4.SetChecksum(0)
+		ip4.SetChecksum(^ip4.CalculateChecksum())
+	}
+	sum := header.PseudoHeaderChecksum(header.TCPProtocolNumber, destination, from, uint16(len(segment)))
+	segment.SetChecksum(^segment.CalculateChecksum(sum))
+	return append(network, segment...)
 }
 
 // newStack makes one that nobody reads yet.

@@ -55,7 +55,7 @@ func (s *Splitter) Load(frame []byte) error {
 }
 
 // LoadTCP takes one TCP packet without a virtio-net header, and with a payload in pieces, to be cut into segments of so many bytes. The headers,
-// of which the checksums don't matter, are changed. The payload may be empty; that and the rest is as with Load.
+// of which the checksums don't matter, are changed. The payload may be empty, and segment is of no account then: TCP sends resets before it knows what it may be. The rest is as with Load.
 func (s *Splitter) LoadTCP(headers []byte, payload [][]byte, segment int) error {
 	s.clear()
 	if len(headers) < ipv4Size {
@@ -65,11 +65,13 @@ func (s *Splitter) LoadTCP(headers []byte, payload [][]byte, segment int) error 
 	for _, piece := range payload {
 		size += len(piece)
 	}
+	if size == 0 { // it is prepared as if it had a byte, which is its last segment
+		segment = 1
+	}
 	s.h = header{gsoType: gsoTCPv4, segment: uint16(max(0, min(segment, maxPacket))), sumStart: uint16(headers[0]&0xf) * 4, sumOffset: tcpSum}
 	if headers[0]>>4 == 6 {
 		s.h.gsoType, s.h.sumStart = gsoTCPv6, ipv6Size
 	}
-	// A packet without payload is prepared as one with: it is its own last segment all the same.
 	if err := s.prepare(headers, len(headers)+max(size, 1)); err != nil {
 		return err
 	}

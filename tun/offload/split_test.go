@@ -138,11 +138,13 @@ func TestSplitTCP(t *testing.T) {
 		headers[len(headers)-12-4] ^= 0xff // the checksum does not matter
 		var s Splitter
 		dst := make([]byte, 100)
-		if err := s.LoadTCP(headers, nil, 1380); err != nil || !s.Pending() {
-			t.Fatalf("got %v, pending %t", err, s.Pending())
-		}
-		if n, err := s.Next(dst); err != nil || !bytes.Equal(dst[:n], want) || s.Pending() {
-			t.Errorf("got %x, %v, pending %t, want %x", dst[:n], err, s.Pending(), want)
+		for _, segment := range []int{1380, 0} {
+			if err := s.LoadTCP(bytes.Clone(headers), nil, segment); err != nil || !s.Pending() {
+				t.Fatalf("segments of %d: got %v, pending %t", segment, err, s.Pending())
+			}
+			if n, err := s.Next(dst); err != nil || !bytes.Equal(dst[:n], want) || s.Pending() {
+				t.Errorf("segments of %d: got %x, %v, pending %t, want %x", segment, dst[:n], err, s.Pending(), want)
+			}
 		}
 		for name, headers := range map[string][]byte{"nothing": nil, "cut": want[:len(want)-1], "more than headers": append(bytes.Clone(want), 0), "no IP": make([]byte, 52)} {
 			if err := s.LoadTCP(bytes.Clone(headers), [][]byte{payload(10)}, 5); !errors.Is(err, ErrFrame) || s.Pending() {
