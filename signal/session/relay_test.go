@@ -21,7 +21,7 @@ func newTURN(t *testing.T) (srv *turn.Server, udp, tcp proto.ICEServer) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ln, err := net.Listen("tcp4", pc.LocalAddr().String())
+	ln, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -44,7 +44,7 @@ func newTURN(t *testing.T) (srv *turn.Server, udp, tcp proto.ICEServer) {
 	udp = proto.ICEServer{Scheme: proto.TURN, Host: "127.0.0.1", Port: uint16(pc.LocalAddr().(*net.UDPAddr).Port),
 		Transport: proto.TransportUDP, Username: "user", Password: "secret"}
 	tcp = udp
-	tcp.Transport = proto.TransportTCP
+	tcp.Transport, tcp.Port = proto.TransportTCP, uint16(ln.Addr().(*net.TCPAddr).Port)
 	return srv, udp, tcp
 }
 

@@ -161,7 +161,11 @@ func (l *Lab) node(role string) *node {
 }
 
 func (n *node) add(format string, args ...any) {
-	n.lines = append(n.lines, fmt.Sprintf(format, args...))
+	line := fmt.Sprintf(format, args...)
+	if strings.HasPrefix(line, "addr add ") && strings.Contains(line, ":") {
+		line += " nodad" // else it can't be used before the kernel has seen, in its own time, that the cable is there
+	}
+	n.lines = append(n.lines, line)
 }
 
 func (l *Lab) host(n *node, addr4, addr6 netip.Addr) *Host {
