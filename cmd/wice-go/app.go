@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -64,6 +65,18 @@ func usageError(err error) error { return &exitError{exitUsage, err} }
 
 func (a *app) warn(format string, args ...any) {
 	fmt.Fprintf(a.stderr, "warning: "+format+"\n", args...)
+}
+
+// dial connects to an interface's daemon, for a verb that needs one.
+func (a *app) dial(ctx context.Context, name string) (*control.Client, error) {
+	client, err := control.Dial(ctx, a.paths.FindControl(name))
+	switch {
+	case errors.Is(err, control.ErrNotRunning):
+		return nil, fmt.Errorf("%s: %w: start one with \"wice-go up %s\"", name, err, name)
+	case err != nil:
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return client, nil
 }
 
 // envPrefix begins the environment variable that every flag has.

@@ -27,7 +27,7 @@ type execFlags struct {
 func newExecCommand(a *app) *cobra.Command {
 	var f execFlags
 	cmd := &cobra.Command{
-		Use:   "exec IFACE|FILE.conf -- CMD [ARG]...",
+		Use:   "exec IFACE|FILE.conf [flags] -- CMD [ARG]...",
 		Short: "Run a command whose network is the tunnel, without root (Linux)",
 		Long: `Run a command whose only network is the tunnel: with the interface's addresses, routes to what its peers have, its DNS servers
 and the names of its peers. It needs no root: the command has a user and a network namespace of its own, and runs as the user who called.
@@ -41,7 +41,12 @@ HTTPS_PROXY and ALL_PROXY naming proxies into the tunnel, which programs may or 
 		Example: `  wice-go exec wg0 -- curl http://10.0.0.2/
   wice-go exec ./office.conf -- bash
   wice-go exec wg0 --proxy-env -- git clone https://git.example/project`,
-		Args:              usageArgs(cobra.MinimumNArgs(2)),
+		Args: usageArgs(func(cmd *cobra.Command, args []string) error {
+			if dash := cmd.ArgsLenAtDash(); dash > 1 { // as in "--wait 5s -- CMD": 5s is not the command
+				return errors.New("want nothing but the interface before --")
+			}
+			return cobra.MinimumNArgs(2)(cmd, args)
+		}),
 		ValidArgsFunction: a.completeRunning,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			f.up.tun = "netstack" // the machine's own network stays as it is

@@ -1,5 +1,5 @@
 // Command wice-go is a userspace WireGuard with ICE built in: two machines that know each other's public key get a tunnel, behind any
-// NAT and without root. One file a verb; backends.go has the table of signaling backends.
+// NAT and without root. One file a verb.
 package main
 
 import (

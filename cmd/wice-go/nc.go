@@ -63,9 +63,9 @@ func (a *app) nc(ctx context.Context, iface, host, port string, f ncFlags) error
 	if _, err := netip.ParseAddrPort("0.0.0.0:" + port); err != nil {
 		return usageError(fmt.Errorf("port %q: want a number up to 65535", port))
 	}
-	client, err := control.Dial(ctx, a.paths.FindControl(name))
+	client, err := a.dial(ctx, name)
 	if err != nil {
-		return fmt.Errorf("%s: %w", name, err)
+		return err
 	}
 	defer client.Close()
 	s, err := client.Status(ctx)

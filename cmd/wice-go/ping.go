@@ -51,9 +51,9 @@ func (a *app) ping(ctx context.Context, iface, peer string, f pingFlags) error {
 	if err != nil {
 		return usageError(err)
 	}
-	client, err := control.Dial(ctx, a.paths.FindControl(name))
+	client, err := a.dial(ctx, name)
 	if err != nil {
-		return fmt.Errorf("%s: %w", name, err)
+		return err
 	}
 	defer client.Close()
 	request := control.PingRequest{Peer: peer, TimeoutMs: f.timeout.Milliseconds()}

@@ -122,7 +122,7 @@ func (a *app) findConfig(arg string) (name, file string, err error) {
 	}
 	file, err = a.paths.FindConfig(name)
 	if errors.Is(err, fs.ErrNotExist) {
-		err = fmt.Errorf("%w; write one, or name another file: wice-go up ./%s.conf", err, name)
+		err = fmt.Errorf("%w; write one, or give the path of another: ./%s.conf", err, name)
 	}
 	return name, file, err
 }
