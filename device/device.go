@@ -8,6 +8,8 @@
 //	the path's MTU found    -> onMTU     -> packets inside clamped
 //	removed                 -> reconcile -> session closed, endpoint dropped
 //
+// A drop-in device (Options.DropIn) follows the link; see link.go.
+//
 // # Locking
 //
 // Device.mu guards the table of peers. It is held neither across a call into wireguard-go nor across Session.Close or Router.Close, so
@@ -52,6 +54,10 @@ type Options struct {
 	Config *config.Config // required
 	Tun    wgtun.Device   // required; belongs to the device, which closes it, also when New fails
 
+	// DropIn makes it behave as wireguard-go's: keys and peers come by the UAPI alone, and the interface goes down and up with the link of its
+	// TUN. Of Config counts what [config.Config.Additions] leaves.
+	DropIn bool
+
 	// TunKind is what status calls the TUN: "kernel" or "netstack".
 	TunKind string
 
@@ -83,15 +89,17 @@ type Device struct {
 	net    *underlay
 	named  []*namedEndpoint
 	meta   map[key.Public]config.Peer // what the file says of each peer
-
-	networkTypes []proto.NetworkType
-	tcp          tcpMux
+	link   *link                      // nil unless Options.DropIn
+	tcp    tcpMux
 
 	tasks   sync.WaitGroup
 	overlay atomic.Pointer[map[netip.Addr]bool] // own addresses inside the tunnel
 	behind  atomic.Pointer[overlayMap]          // those of the peers
 
-	uapiMu sync.Mutex // one set operation, with its reconcile, at a time
+	uapiMu       sync.Mutex // one set operation, with its reconcile, at a time; guards the following
+	networkTypes []proto.NetworkType
+	mark         uint32 // that networkTypes, sessions and signaling go by
+	started      bool   // what runs until Close
 
 	closeOnce sync.Once
 
@@ -127,12 +135,17 @@ func New(opts Options) (*Device, error) {
 		ExcludeInterface: d.isTunnel,
 		IncludeLoopback:  opts.IncludeLoopback,
 	})
-	d.clamp = clamp.New(opts.Tun)
+	inner := opts.Tun
+	if opts.DropIn {
+		d.link = newLink(opts.Tun)
+		inner = d.link
+	}
+	d.clamp = clamp.New(inner)
 	d.net = &underlay{bind: d.bind, exclude: d.isTunnel}
 	d.named = namedEndpoints(opts.Config)
 	d.wg = wgdevice.NewDevice(d.clamp, d.bind, wireguardLogger(d.log))
 	var err error
-	if d.networkTypes, err = networkTypes(opts.Config); err == nil {
+	if d.networkTypes, err = networkTypes(opts.Config, marked(opts.Config)); err == nil && !opts.DropIn {
 		err = d.ipcSet(opts.Config.UAPI())
 	}
 	if err != nil {
@@ -143,12 +156,16 @@ func New(opts Options) (*Device, error) {
 }
 
 // Up opens the sockets, with fwmark on them unless it is 0, and starts signaling and sessions; it returns at once. A port in use is an
-// error; an unreachable rendezvous is not. It is called once.
+// error; an unreachable rendezvous is not. It is called once. With DropIn all this follows the link, and a port in use is logged.
 func (d *Device) Up(fwmark uint32) error {
 	d.uapiMu.Lock()
 	defer d.uapiMu.Unlock()
 	if d.ctx.Err() != nil {
 		return errClosed
+	}
+	if d.link != nil {
+		d.link.follow(d)
+		return nil
 	}
 	if err := d.wg.Up(); err != nil {
 		return err
@@ -161,10 +178,20 @@ func (d *Device) Up(fwmark uint32) error {
 			return err
 		}
 	}
+	return d.startLocked()
+}
+
+// startLocked starts what needs the sockets of WireGuard, which are open. The caller holds uapiMu.
+func (d *Device) startLocked() error {
+	state, err := d.readState()
+	if err != nil {
+		return err
+	}
+	if err := d.useMark(state.fwmark); err != nil {
+		return err
+	}
 	if slices.ContainsFunc(d.networkTypes, proto.NetworkType.IsTCP) && len(d.opts.Backends) > 0 {
-		if state, err := d.readState(); err == nil {
-			d.tcp.open(d.ctx, state.listenPort, d.bind.ControlSocket, d.log)
-		}
+		d.tcp.open(d.ctx, state.listenPort, d.bind.ControlSocket, d.log)
 	}
 	d.mu.Lock()
 	d.up = true
@@ -172,11 +199,23 @@ func (d *Device) Up(fwmark uint32) error {
 	if err := d.reconcile(setOperation{}); err != nil {
 		return err
 	}
-	d.tasks.Go(d.watchNetwork)
-	for _, n := range d.named {
-		d.tasks.Go(func() { d.follow(n) })
+	if !d.started {
+		d.started = true
+		d.tasks.Go(d.watchNetwork)
+		for _, n := range d.named {
+			d.tasks.Go(func() { d.follow(n) })
+		}
 	}
 	return nil
+}
+
+// stopLocked ends what needs the sockets of WireGuard, until the next startLocked. The caller holds uapiMu.
+func (d *Device) stopLocked() {
+	d.mu.Lock()
+	d.up = false
+	d.mu.Unlock()
+	d.stopSignaling()
+	d.tcp.Close()
 }
 
 // insistOnPort makes sure that WireGuard listens on the configured port. A TUN that reports itself up makes wireguard-go open the
@@ -201,17 +240,20 @@ func (d *Device) insistOnPort() error {
 func (d *Device) Close() {
 	d.closeOnce.Do(func() {
 		d.cancel()
-		d.uapiMu.Lock() // a set operation under way ends first
-		defer d.uapiMu.Unlock()
-		d.mu.Lock()
-		d.up = false
-		d.mu.Unlock()
-		d.stopSignaling()
-		d.wg.Close()
-		d.bind.Shutdown()
-		d.tcp.Close()
-		d.tasks.Wait()
+		d.close()
+		if d.link != nil {
+			d.link.wait()
+		}
 	})
+}
+
+func (d *Device) close() {
+	d.uapiMu.Lock() // a set operation under way ends first
+	defer d.uapiMu.Unlock()
+	d.stopLocked()
+	d.wg.Close()
+	d.bind.Shutdown()
+	d.tasks.Wait()
 }
 
 // Done is closed when the interface has ended, also when it did so by itself because its TUN was deleted.

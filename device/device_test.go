@@ -359,12 +359,12 @@ func TestFullTunnelLeavesTCPOut(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		types, err := networkTypes(cfg)
+		types, err := networkTypes(cfg, marked(cfg))
 		if got := !slices.ContainsFunc(types, proto.NetworkType.IsTCP); got != c.want || err != nil {
 			t.Errorf("%q: got %v, %v, want %v", c.more, got, err, c.want)
 		}
 		cfg.Interface.NetworkTypes = []proto.NetworkType{proto.TCP4}
-		if _, err := networkTypes(cfg); (err != nil) != c.want {
+		if _, err := networkTypes(cfg, marked(cfg)); (err != nil) != c.want {
 			t.Errorf("%q with nothing but TCP: got %v", c.more, err)
 		}
 	}

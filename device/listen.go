@@ -16,3 +16,12 @@ func ListenUAPI(path string) (net.Listener, error) {
 	}
 	return closeOnRemoval(l, path)
 }
+
+// InheritUAPI is ListenUAPI for a socket that another process has opened at path, as wireguard-go does with WG_UAPI_FD.
+func InheritUAPI(path string, fd int) (net.Listener, error) {
+	l, err := control.Inherit(path, fd)
+	if err != nil {
+		return nil, err
+	}
+	return closeOnRemoval(l, path)
+}

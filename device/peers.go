@@ -65,6 +65,9 @@ func (d *Device) reconcile(set setOperation) error {
 	d.mu.RLock()
 	up, identity := d.up, d.identity
 	d.mu.RUnlock()
+	if err := d.useMark(state.fwmark); err != nil {
+		return err
+	}
 	if state.privateKey != identity {
 		d.stopSignaling()
 		d.mu.Lock()
@@ -113,6 +116,24 @@ func (d *Device) reconcile(set setOperation) error {
 		return err
 	}
 	d.tasks.Go(d.pace)
+	return nil
+}
+
+// useMark follows the mark of the underlay's sockets. When it changes, as wg-quick does for a full tunnel, sessions and signaling begin anew:
+// sockets that they opened without it would be routed into the tunnel. The caller holds uapiMu, and reconciles afterwards.
+func (d *Device) useMark(mark uint32) error {
+	if mark == d.mark {
+		return nil
+	}
+	types, err := networkTypes(d.opts.Config, mark != 0 || marked(d.opts.Config))
+	if err != nil {
+		return err
+	}
+	d.mark, d.networkTypes = mark, types
+	d.stopSignaling()
+	if mark != 0 {
+		d.tcp.Close()
+	}
 	return nil
 }
 

@@ -143,12 +143,12 @@ func (c *trackedConn) Close() error {
 
 // networkTypes returns the transports that sessions may use. TCP is left out of a full tunnel: pion dials such candidates by sockets of
 // its own, which can't be marked, so that they would be routed into the tunnel that they are to carry.
-func networkTypes(c *config.Config) ([]proto.NetworkType, error) {
+func networkTypes(c *config.Config, marked bool) ([]proto.NetworkType, error) {
 	types := c.Interface.NetworkTypes
 	if types == nil {
 		types = []proto.NetworkType{proto.UDP4, proto.UDP6, proto.TCP4, proto.TCP6}
 	}
-	if !marked(c) {
+	if !marked {
 		return types, nil
 	}
 	types = slices.DeleteFunc(slices.Clone(types), proto.NetworkType.IsTCP)

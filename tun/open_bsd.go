@@ -40,3 +40,8 @@ func canCreate() error {
 	}
 	return nil
 }
+
+// fromDescriptor takes over a TUN file, which does not block.
+func fromDescriptor(fd, mtu int) (wgtun.Device, error) {
+	return wgtun.CreateTUNFromFile(os.NewFile(uintptr(fd), "tun"), mtu)
+}

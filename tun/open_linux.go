@@ -18,10 +18,18 @@ func open(name string, mtu int) (wgtun.Device, error) {
 	if err != nil {
 		return nil, err
 	}
+	return fromDescriptor(fd, mtu)
+}
+
+// fromDescriptor takes over a TUN file, which does not block. One without IFF_VNET_HDR, which only others make, is left to wireguard-go.
+func fromDescriptor(fd, mtu int) (wgtun.Device, error) {
 	file := os.NewFile(uintptr(fd), clonePath)
 	dev, err := wgtun.CreateTUNFromFile(file, mtu)
 	if err != nil {
 		return nil, errors.Join(err, file.Close())
+	}
+	if dev.BatchSize() == 1 {
+		return dev, nil
 	}
 	d, err := newTUN(dev.(*wgtun.NativeTun))
 	if err != nil {

@@ -93,7 +93,7 @@ func (a *app) flagsFromEnv(flags *pflag.FlagSet) error {
 	daemon := flags.Changed(readyFlag)
 	var errs []error
 	flags.VisitAll(func(f *pflag.Flag) {
-		if f.Changed || f.Hidden || f.Name == "help" || daemon && !slices.Contains(secretFlags, f.Name) {
+		if f.Changed || f.Hidden || f.Name == "help" || f.Name == "version" || daemon && !slices.Contains(secretFlags, f.Name) {
 			return
 		}
 		name := envName(f.Name)

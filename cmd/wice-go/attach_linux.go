@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"net"
 	"net/netip"
 	"os"
 
@@ -43,7 +44,7 @@ func (d *daemon) Network(ctx context.Context) (control.Network, error) {
 		return control.Network{}, err
 	}
 	i := &d.cfg.Interface
-	n := control.Network{Interface: d.name, MTU: mtu, Addresses: i.Addresses, DNS: i.DNS, SearchDomains: i.SearchDomains, Hosts: make(map[string][]netip.Addr)}
+	n := control.Network{Interface: d.name, MTU: mtu, Addresses: d.addresses(), DNS: i.DNS, SearchDomains: i.SearchDomains, Hosts: make(map[string][]netip.Addr)}
 	for _, p := range status.Peers {
 		n.Routes = append(n.Routes, p.AllowedIPs...)
 		for _, a := range p.AllowedIPs {
@@ -53,6 +54,25 @@ func (d *daemon) Network(ctx context.Context) (control.Network, error) {
 		}
 	}
 	return n, nil
+}
+
+// addresses returns those of the file, or where others set the interface up those that it has.
+func (d *daemon) addresses() []netip.Prefix {
+	if !d.dropIn {
+		return d.cfg.Interface.Addresses
+	}
+	ifc, err := net.InterfaceByName(d.name)
+	if err != nil {
+		return nil // it is in another namespace
+	}
+	var own []netip.Prefix
+	addrs, _ := ifc.Addrs()
+	for _, a := range addrs {
+		if p, err := netip.ParsePrefix(a.String()); err == nil && !p.Addr().IsLinkLocalUnicast() {
+			own = append(own, p)
+		}
+	}
+	return own
 }
 
 // Attach implements [control.Daemon].

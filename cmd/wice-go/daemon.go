@@ -27,20 +27,24 @@ import (
 // notePostDown marks the commands in the journal that are to be run when the daemon died before it could run them.
 const notePostDown = "post-down"
 
-// runForeground serves the interface until it is told to stop.
+// runForeground serves the interface as its file says until it is told to stop.
 func (a *app) runForeground(ctx context.Context, name string, cfg *config.Config, f upFlags) error {
-	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	ready, err := openReadiness(f.readyFD)
+	level, err := a.logLevel(f.logLevel)
 	if err != nil {
 		return err
 	}
-	level, err := a.logLevel(f.logLevel)
+	return a.serve(ctx, &running{name: name, cfg: cfg, flags: f}, level, f.readyFD != 0)
+}
+
+// serve sets an interface up and serves it until it is told to stop. The log goes to a file or to stderr.
+func (a *app) serve(ctx context.Context, r *running, level slog.Level, logFile bool) error {
+	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	ready, err := openReadiness(r.flags.readyFD)
 	if err != nil {
-		return ready.fail(err)
+		return err
 	}
-	background := f.readyFD != 0
-	log, closeLog, err := a.openLog(name, level, background)
+	log, closeLog, err := a.openLog(r.name, level, logFile)
 	if err != nil {
 		return ready.fail(err)
 	}
@@ -50,9 +54,9 @@ func (a *app) runForeground(ctx context.Context, name string, cfg *config.Config
 		return ready.fail(err)
 	}
 	defer stopProfile()
-	r := &running{app: a, name: name, cfg: cfg, flags: f, log: log, ready: ready, stop: make(chan struct{})}
-	if f.lifeFD != 0 {
-		life := openPipe(f.lifeFD)
+	r.app, r.log, r.ready, r.stop = a, log, ready, make(chan struct{})
+	if r.flags.lifeFD != 0 {
+		life := inherited(r.flags.lifeFD)
 		defer life.Close()
 		go func() {
 			life.Read(make([]byte, 1)) // nobody writes
@@ -60,7 +64,7 @@ func (a *app) runForeground(ctx context.Context, name string, cfg *config.Config
 		}()
 	}
 	err = r.run(ctx)
-	if err != nil && background && !errors.Is(err, control.ErrInUse) { // that log is another daemon's; in the foreground it is printed at the end
+	if err != nil && r.flags.readyFD != 0 && !errors.Is(err, control.ErrInUse) { // that log is another daemon's; in the foreground it is printed at the end
 		log.Error("stopped", "err", err)
 	}
 	return ready.fail(err)
@@ -75,6 +79,8 @@ type running struct {
 	flags upFlags
 	log   *slog.Logger
 	ready *readiness
+
+	dropIn bool // others set the interface up
 
 	undo   []func() error
 	dev    *device.Device
@@ -99,7 +105,11 @@ func (r *running) run(ctx context.Context) (err error) {
 			}
 		}
 	}()
-	if err := r.setUp(ctx); err != nil {
+	setUp := r.setUp
+	if r.dropIn {
+		setUp = r.setUpDropIn
+	}
+	if err := setUp(ctx); err != nil {
 		return err
 	}
 	r.log.Info("interface is up", "interface", r.name, "tun", r.tunKind())
@@ -145,26 +155,10 @@ func (r *running) setUp(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	t, err := tunnel.New(tunnel.Options{
-		Name:            r.name,
-		Config:          r.cfg,
-		Device:          kernel,
-		Ping:            kernelPing,
-		Wrap:            func(dev wgtun.Device) wgtun.Device { return r.share(dev, kernel != nil) },
-		IncludeLoopback: r.flags.loopback,
-		Logger:          r.log,
-	})
+	t, serveUAPI, err := r.newTunnel(kernel, uapi)
 	if err != nil {
 		return err
 	}
-	r.dev, r.stack = t.Device(), t.Stack()
-	var serving sync.WaitGroup
-	r.later(func() error {
-		t.Close()
-		uapi.Close()
-		serving.Wait()
-		return nil
-	})
 	if i.SaveConfig {
 		r.later(r.saveConfig)
 	}
@@ -178,10 +172,7 @@ func (r *running) setUp(ctx context.Context) error {
 	if err = t.Up(mark); err != nil {
 		return err
 	}
-	serving.Go(func() {
-		r.dev.ServeUAPI(uapi)
-		r.requestStop() // the socket was removed
-	})
+	serveUAPI()
 	r.checkForwards()
 	r.checkProxies()
 	if err := r.hooks(ctx, "PostUp", i.PostUp); err != nil {
@@ -192,6 +183,38 @@ func (r *running) setUp(ctx context.Context) error {
 	}
 	serve()
 	return nil
+}
+
+// newTunnel makes the tunnel of a device of the kernel's, or else of a userspace stack, and has it closed at the end. The returned function
+// begins to serve the UAPI.
+func (r *running) newTunnel(kernel wgtun.Device, uapi net.Listener) (t *tunnel.Tunnel, serveUAPI func(), err error) {
+	t, err = tunnel.New(tunnel.Options{
+		Name:            r.name,
+		Config:          r.cfg,
+		Device:          kernel,
+		DropIn:          r.dropIn,
+		Ping:            kernelPing,
+		Wrap:            func(dev wgtun.Device) wgtun.Device { return r.share(dev, kernel != nil) },
+		IncludeLoopback: r.flags.loopback,
+		Logger:          r.log,
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	r.dev, r.stack = t.Device(), t.Stack()
+	var serving sync.WaitGroup
+	r.later(func() error {
+		t.Close()
+		uapi.Close()
+		serving.Wait()
+		return nil
+	})
+	return t, func() {
+		serving.Go(func() {
+			r.dev.ServeUAPI(uapi)
+			r.requestStop() // the socket was removed
+		})
+	}, nil
 }
 
 // saveConfig writes the state of the interface into its file, for SaveConfig.

@@ -41,7 +41,7 @@ type readiness struct {
 func openReadiness(fd int) (*readiness, error) {
 	r := &readiness{fd: fd}
 	if fd != 0 {
-		if r.pipe = openPipe(fd); r.pipe == nil {
+		if r.pipe = inherited(fd); r.pipe == nil {
 			return nil, fmt.Errorf("--%s %d is not open", readyFlag, fd)
 		}
 	}
@@ -84,6 +84,26 @@ func (r *readiness) close() {
 // startDaemon runs "up --foreground" in the background and returns when it is ready, with the name that the interface got. If there is a pipe
 // life, the daemon ends with the last copy of its other end.
 func (a *app) startDaemon(arg, name string, f upFlags, life *os.File) (string, error) {
+	p := daemonProcess{args: append([]string{"up", arg, "--foreground"}, f.args()...), env: f.environ()}
+	if life != nil {
+		p.args = append(p.args, "--"+lifeFlag, strconv.Itoa(firstFile))
+		p.files = []*os.File{life}
+	}
+	return p.start(fmt.Sprintf("see %s, or run: wice-go up %s --foreground", a.logFile(name), arg), a.warn)
+}
+
+// firstFile is the descriptor that a daemon finds the first of its files at, behind the pipe readyPipe.
+const firstFile = readyPipe + 1
+
+// daemonProcess is what a daemon in the background is started with.
+type daemonProcess struct {
+	args, env []string
+	files     []*os.File // its descriptors from firstFile on
+	output    bool       // it says on stdout and stderr what this process would; else it has neither
+}
+
+// start returns when the daemon is ready, with the name that the interface got. The hint says where to look if it dies without a word.
+func (p daemonProcess) start(hint string, warn func(format string, args ...any)) (string, error) {
 	exe, err := os.Executable()
 	if err != nil {
 		return "", fmt.Errorf("find the own program file: %w", err)
@@ -93,11 +113,8 @@ func (a *app) startDaemon(arg, name string, f upFlags, life *os.File) (string, e
 		return "", err
 	}
 	defer read.Close()
-	args, pipes := []string{"up", arg, "--foreground", "--" + readyFlag, strconv.Itoa(readyPipe)}, []*os.File{write}
-	if life != nil {
-		args, pipes = append(args, "--"+lifeFlag, strconv.Itoa(readyPipe+1)), append(pipes, life)
-	}
-	process, err := detach(exe, append(args, f.args()...), f.environ(), pipes)
+	args := append(p.args[:len(p.args):len(p.args)], "--"+readyFlag, strconv.Itoa(readyPipe))
+	process, err := detach(exe, args, p.env, p.output, append([]*os.File{write}, p.files...))
 	write.Close()
 	if err != nil {
 		return "", fmt.Errorf("start the daemon: %w", err)
@@ -109,7 +126,7 @@ func (a *app) startDaemon(arg, name string, f upFlags, life *os.File) (string, e
 			process.Kill()
 			process.Wait()
 			if err == io.EOF {
-				err = fmt.Errorf("the daemon died while it started; see %s, or run: wice-go up %s --foreground", a.logFile(name), arg)
+				err = fmt.Errorf("the daemon died while it started; %s", hint)
 			}
 			return "", err
 		}
@@ -119,7 +136,7 @@ func (a *app) startDaemon(arg, name string, f upFlags, life *os.File) (string, e
 		}
 		switch {
 		case m.Warning != "":
-			a.warn("%s", m.Warning)
+			warn("%s", m.Warning)
 		case m.Error != "":
 			process.Wait()
 			return "", &exitError{m.Code, errors.New(m.Error)}
@@ -137,11 +154,16 @@ var secretFlags = []string{"ice-server", "socks5", "http-proxy"}
 func (f upFlags) environ() []string {
 	env := os.Environ()
 	for n, value := range []string{strings.Join(f.iceServers, "\n"), f.socks5, f.httpProxy} {
-		setting := envName(secretFlags[n]) + "="
-		env = slices.DeleteFunc(env, func(s string) bool { return strings.HasPrefix(s, setting) })
-		env = append(env, setting+value)
+		env = setEnv(env, envName(secretFlags[n]), value)
 	}
 	return env
+}
+
+// setEnv returns env with one more variable, in place of any of that name: of two, a program may take either.
+func setEnv(env []string, name, value string) []string {
+	setting := name + "="
+	env = slices.DeleteFunc(env, func(s string) bool { return strings.HasPrefix(s, setting) })
+	return append(env, setting+value)
 }
 
 // args returns the other flags that a daemon needs to be told; the environment reaches it by itself.

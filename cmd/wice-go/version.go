@@ -18,11 +18,15 @@ func newVersionCommand(a *app) *cobra.Command {
 		Example: "  wice-go version",
 		Args:    exactArgs(0),
 		RunE: func(*cobra.Command, []string) error {
-			_, err := fmt.Fprintf(a.stdout, "wice-go %s (wireguard-go %s, %s %s/%s)\n",
-				ownVersion(), moduleVersion("golang.zx2c4.com/wireguard"), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+			_, err := fmt.Fprint(a.stdout, versionLine())
 			return err
 		},
 	}
+}
+
+func versionLine() string {
+	return fmt.Sprintf("wice-go %s (wireguard-go %s, %s %s/%s)\n",
+		ownVersion(), moduleVersion("golang.zx2c4.com/wireguard"), runtime.Version(), runtime.GOOS, runtime.GOARCH)
 }
 
 func ownVersion() string {

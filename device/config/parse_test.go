@@ -459,3 +459,30 @@ func FuzzParse(f *testing.F) {
 		_ = c.UAPI()
 	})
 }
+
+// What other programs set up is left out of the additions: keys, addresses, endpoints.
+func TestAdditions(t *testing.T) {
+	cfg, err := Parse("wg0.conf", strings.NewReader(`[Interface]
+PrivateKey = 6MFlvKwMQ+wQVCo7HeuhLqMWUOCdTrBYWrg2LzAdHHA=
+Address = 10.0.0.1/24
+ListenPort = 51820
+#!wice Signaling = libp2p:?mdns=false
+#!wice Lazy = true
+[Peer]
+PublicKey = tHlV+cIMSYx0Bzxoh224pCk/y/bcMol5ZE2uz6/cPTM=
+AllowedIPs = 10.0.0.2/32
+Endpoint = 192.0.2.1:51820
+PersistentKeepalive = 25
+#!wice Name = bob
+#!wice ICE = off
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := cfg.Additions()
+	want := &Config{File: "wg0.conf", Interface: Interface{Signaling: cfg.Interface.Signaling, Lazy: true},
+		Peers: []Peer{{PublicKey: cfg.Peers[0].PublicKey, Name: "bob", ICE: ICEOff}}}
+	if d := cmp.Diff(want, got, cmp.Comparer(func(a, b key.Private) bool { return a == b })); d != "" {
+		t.Errorf("(-want +got)\n%s", d)
+	}
+}

@@ -51,6 +51,24 @@ func Listen(path string) (net.Listener, error) {
 	return &listener{UnixListener: l, path: path}, nil
 }
 
+// Inherit takes over the socket at path that another process listens on, by its descriptor in this one. The file is the listener's to remove.
+func Inherit(path string, fd int) (net.Listener, error) {
+	file := os.NewFile(uintptr(fd), path)
+	if file == nil {
+		return nil, fmt.Errorf("socket of descriptor %d: not open", fd)
+	}
+	l, err := net.FileListener(file)
+	if err = errors.Join(err, file.Close()); err != nil {
+		return nil, fmt.Errorf("socket of descriptor %d: %w", fd, err)
+	}
+	u, ok := l.(*net.UnixListener)
+	if !ok {
+		return nil, errors.Join(fmt.Errorf("socket of descriptor %d: got one of %s, want a unix one", fd, l.Addr().Network()), l.Close())
+	}
+	u.SetUnlinkOnClose(false)
+	return &listener{UnixListener: u, path: path}, nil
+}
+
 // makeDir makes the directory of a socket: open to look into for root, whose sockets others may see though not use.
 func makeDir(dir string) error {
 	mode := fs.FileMode(0o700)

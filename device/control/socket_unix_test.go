@@ -4,6 +4,7 @@ package control
 
 import (
 	"errors"
+	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
@@ -11,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 )
 
 // testSocket returns a path that is short enough for a socket.
@@ -208,5 +210,49 @@ func TestSocketsAndFind(t *testing.T) {
 		if got := p.FindControl(name); got != want+"/wice-go/"+name+".sock" {
 			t.Errorf("%s: got %s", name, got)
 		}
+	}
+}
+
+// A socket that another process has opened is served, and removed at the end.
+func TestInheritSocket(t *testing.T) {
+	path := testSocket(t)
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	first, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	first.SetUnlinkOnClose(false)
+	file, err := first.File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	fd, err := unix.Dup(int(file.Fd()))
+	if err = errors.Join(err, file.Close(), first.Close()); err != nil {
+		t.Fatal(err)
+	}
+	l, err := Inherit(path, fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := net.Dial("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	served, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	served.Close()
+	if err := l.Close(); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the socket is still there: %v", err)
+	}
+	if _, err := Inherit(path, 1<<20); err == nil {
+		t.Error("a descriptor that is not open was taken")
 	}
 }

@@ -82,3 +82,8 @@ func listSockets(dir string) ([]string, error) {
 	}
 	return names, nil
 }
+
+// Inherit is not supported here: a pipe has no descriptor to be handed on.
+func Inherit(path string, _ int) (net.Listener, error) {
+	return nil, fmt.Errorf("inherit %s: %w", path, errors.ErrUnsupported)
+}

@@ -61,6 +61,9 @@ type Options struct {
 	// kernel's stack does that. It belongs to the tunnel, which closes it, also when New fails. Nil: a stack of the tunnel's own.
 	Device wgtun.Device
 
+	// DropIn makes a tunnel of Device that is set up by other programs, as wireguard-go's are: see [device.Options].
+	DropIn bool
+
 	// Ping sends one ICMP echo request through Device and returns its round-trip time. Without Device it is not used.
 	Ping func(ctx context.Context, addr netip.Addr) (time.Duration, error)
 
@@ -129,6 +132,7 @@ func New(opts Options) (*Tunnel, error) {
 		Name:            opts.Name,
 		Config:          opts.Config,
 		Tun:             opts.Device,
+		DropIn:          opts.DropIn,
 		TunKind:         config.TunKernel.String(),
 		Ping:            opts.Ping,
 		IncludeLoopback: opts.IncludeLoopback,

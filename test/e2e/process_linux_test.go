@@ -49,7 +49,7 @@ func (n *node) daemons() []int {
 	n.w.t.Helper()
 	var pids []int
 	for pid, line := range n.processes() {
-		if strings.HasPrefix(line, wiceGo()+" up ") && strings.Contains(line, "--foreground") {
+		if strings.HasPrefix(line, wiceGo()+" up ") && strings.Contains(line, "--foreground") || strings.HasPrefix(line, wiceGo()+" --foreground ") {
 			pids = append(pids, pid)
 		}
 	}
