@@ -49,7 +49,7 @@ type Backend struct {
 // Options says what a [Device] is made of.
 type Options struct {
 	Name   string         // required: the interface's name, for status and logs
-	Config *config.Config // required
+	Config *config.Config // required; see Device.Reload
 	Tun    wgtun.Device   // required; belongs to the device, which closes it, also when New fails
 
 	// TunKind is what status calls the TUN: "kernel" or "netstack".
@@ -81,8 +81,6 @@ type Device struct {
 	ctx    context.Context // done when the device closes
 	cancel context.CancelFunc
 	net    *underlay
-	named  []*namedEndpoint
-	meta   map[key.Public]config.Peer // what the file says of each peer
 
 	networkTypes []proto.NetworkType
 	tcp          tcpMux
@@ -90,8 +88,10 @@ type Device struct {
 	tasks   sync.WaitGroup
 	overlay atomic.Pointer[map[netip.Addr]bool] // own addresses inside the tunnel
 	behind  atomic.Pointer[overlayMap]          // those of the peers
+	file    atomic.Pointer[settings]            // replaced by Reload
 
-	uapiMu sync.Mutex // one set operation, with its reconcile, at a time
+	uapiMu sync.Mutex                    // one set operation, with its reconcile, at a time; it guards the following
+	named  map[key.Public]*namedEndpoint // endpoints of the file that are names
 
 	closeOnce sync.Once
 
@@ -109,16 +109,13 @@ func New(opts Options) (*Device, error) {
 	d := &Device{
 		opts:   opts,
 		log:    opts.Logger,
-		meta:   make(map[key.Public]config.Peer),
 		peers:  make(map[key.Public]*peer),
 		static: make(map[key.Public]netip.AddrPort),
 	}
 	if d.log == nil {
 		d.log = slog.Default()
 	}
-	for _, p := range opts.Config.Peers {
-		d.meta[p.PublicKey] = p
-	}
+	d.file.Store(newSettings(opts.Config))
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	d.refreshOverlay()
 	d.bind = bind.New(bind.Options{
@@ -129,7 +126,7 @@ func New(opts Options) (*Device, error) {
 	})
 	d.clamp = clamp.New(opts.Tun)
 	d.net = &underlay{bind: d.bind, exclude: d.isTunnel}
-	d.named = namedEndpoints(opts.Config)
+	d.named = namedEndpoints(d.ctx, opts.Config)
 	d.wg = wgdevice.NewDevice(d.clamp, d.bind, wireguardLogger(d.log))
 	var err error
 	if d.networkTypes, err = networkTypes(opts.Config); err == nil {
@@ -174,7 +171,7 @@ func (d *Device) Up(fwmark uint32) error {
 	}
 	d.tasks.Go(d.watchNetwork)
 	for _, n := range d.named {
-		d.tasks.Go(func() { d.follow(n) })
+		d.startFollow(n)
 	}
 	return nil
 }
@@ -182,7 +179,7 @@ func (d *Device) Up(fwmark uint32) error {
 // insistOnPort makes sure that WireGuard listens on the configured port. A TUN that reports itself up makes wireguard-go open the
 // sockets by itself, and when that fails it only logs, and opens them on a random port the next time.
 func (d *Device) insistOnPort() error {
-	port := d.opts.Config.Interface.ListenPort
+	port := d.Config().Interface.ListenPort
 	if port == nil || *port == 0 {
 		return nil
 	}
@@ -190,9 +187,13 @@ func (d *Device) insistOnPort() error {
 	if err != nil || state.listenPort == *port {
 		return err
 	}
-	err = d.wg.IpcSet(fmt.Sprintf("listen_port=%d\n", *port))
+	return plainError(d.wg.IpcSet(fmt.Sprintf("listen_port=%d\n", *port)))
+}
+
+// plainError leaves the number out of wireguard-go's error, which is for the UAPI.
+func plainError(err error) error {
 	if coded := (*wgdevice.IPCError)(nil); errors.As(err, &coded) {
-		err = coded.Unwrap() // the number is for the UAPI
+		return coded.Unwrap()
 	}
 	return err
 }

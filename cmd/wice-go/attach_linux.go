@@ -42,7 +42,7 @@ func (d *daemon) Network(ctx context.Context) (control.Network, error) {
 	if err != nil {
 		return control.Network{}, err
 	}
-	i := &d.cfg.Interface
+	i := &d.config().Interface
 	n := control.Network{Interface: d.name, MTU: mtu, Addresses: i.Addresses, DNS: i.DNS, SearchDomains: i.SearchDomains, Hosts: make(map[string][]netip.Addr)}
 	for _, p := range status.Peers {
 		n.Routes = append(n.Routes, p.AllowedIPs...)

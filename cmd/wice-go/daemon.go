@@ -13,6 +13,7 @@ import (
 	"sync"
 	"syscall"
 
+	"github.com/mattn/go-isatty"
 	wgtun "golang.zx2c4.com/wireguard/tun"
 
 	"github.com/wice-go/wice-go/device"
@@ -71,18 +72,22 @@ func (a *app) runForeground(ctx context.Context, name string, cfg *config.Config
 type running struct {
 	app   *app
 	name  string
-	cfg   *config.Config
+	cfg   *config.Config // at the start; see config
 	flags upFlags
 	log   *slog.Logger
 	ready *readiness
 
 	undo   []func() error
+	tun    *tunnel.Tunnel
 	dev    *device.Device
 	stack  *netstack.Stack // nil with a kernel TUN
 	guests guests          // commands that use the tunnel
 	inner  *share.Device   // what namespaces are attached to; nil where none can be
 	stop   chan struct{}   // closed when a client asks for the end
 	once   sync.Once
+
+	configured *tun.Configured // nil with the userspace stack
+	changing   sync.Mutex      // one reload or save at a time
 
 	outputs  sync.WaitGroup // readers of the commands' output
 	leftover []io.Closer    // the outputs that outlive their commands
@@ -91,6 +96,11 @@ type running struct {
 func (r *running) later(f func() error) { r.undo = append(r.undo, f) }
 
 func (r *running) run(ctx context.Context) (err error) {
+	hangUp := make(chan os.Signal, 1)
+	if !r.flags.foreground || !isatty.IsTerminal(os.Stdin.Fd()) { // else it says that the terminal is gone, and ends the program
+		signal.Notify(hangUp, syscall.SIGHUP)
+		defer signal.Stop(hangUp)
+	}
 	defer r.endHooks()
 	defer func() {
 		for i := len(r.undo) - 1; i >= 0; i-- {
@@ -104,13 +114,20 @@ func (r *running) run(ctx context.Context) (err error) {
 	}
 	r.log.Info("interface is up", "interface", r.name, "tun", r.tunKind())
 	r.ready.ok(r.name)
-	select {
-	case <-ctx.Done():
-	case <-r.stop:
-	case <-r.dev.Done():
-		r.log.Info("the TUN is gone: stopping")
+	for {
+		select {
+		case <-hangUp:
+			if _, err := r.reload(); err != nil {
+				r.log.Error("reload failed", "err", err)
+			}
+			continue
+		case <-ctx.Done():
+		case <-r.stop:
+		case <-r.dev.Done():
+			r.log.Info("the TUN is gone: stopping")
+		}
+		return nil
 	}
-	return nil
 }
 
 // setUp follows the order of wg-quick: PreUp, link, keys and peers, addresses and routes, PostUp.
@@ -157,7 +174,7 @@ func (r *running) setUp(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	r.dev, r.stack = t.Device(), t.Stack()
+	r.tun, r.dev, r.stack = t, t.Device(), t.Stack()
 	var serving sync.WaitGroup
 	r.later(func() error {
 		t.Close()
@@ -165,9 +182,12 @@ func (r *running) setUp(ctx context.Context) error {
 		serving.Wait()
 		return nil
 	})
-	if i.SaveConfig {
-		r.later(r.saveConfig)
-	}
+	r.later(func() error {
+		if r.config().Interface.SaveConfig {
+			return r.saveConfig()
+		}
+		return nil
+	})
 	mark := i.FwMark
 	if r.stack == nil {
 		r.dev.ResolveEndpoints(ctx) // before there are routes into the tunnel
@@ -200,10 +220,11 @@ func (r *running) saveConfig() error {
 	if err != nil {
 		return err
 	}
-	if err := r.cfg.Update(state); err != nil {
-		return fmt.Errorf("save %s: %w", r.cfg.File, err)
+	cfg := *r.config() // the running one stays as it is
+	if err := cfg.Update(state); err != nil {
+		return fmt.Errorf("save %s: %w", cfg.File, err)
 	}
-	return r.cfg.SaveFile(r.cfg.File)
+	return cfg.SaveFile(cfg.File)
 }
 
 // openJournal takes back what a daemon of this interface left behind that died, and starts a new journal.
@@ -278,13 +299,12 @@ func (r *running) configure(journal *tun.Journal) (uint32, error) {
 	if c.Table, err = tun.ParseTable(i.Table.String()); err != nil {
 		return 0, err
 	}
-	for _, p := range r.cfg.Peers {
-		c.Routes = append(c.Routes, p.AllowedIPs...)
-	}
+	c.Routes = allowedIPs(r.cfg)
 	configured, err := tun.Configure(r.name, c, journal)
 	if err != nil {
 		return 0, err
 	}
+	r.configured = configured
 	r.later(configured.Close)
 	for _, w := range configured.Warnings() {
 		r.log.Warn("not everything could be set up", "err", w)
@@ -298,7 +318,7 @@ func (r *running) checkForwards() {
 	if r.stack != nil {
 		return
 	}
-	for _, f := range r.cfg.Interface.Forwards {
+	for _, f := range r.config().Interface.Forwards {
 		const why = "Forward is for the userspace stack; with a kernel TUN every program reaches the tunnel"
 		r.log.Warn(why, "forward", f.String())
 		r.ready.say("Forward = %s is left out: %s", f, why)
