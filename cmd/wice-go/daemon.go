@@ -13,6 +13,7 @@ import (
 	"sync"
 	"syscall"
 
+	sdnotify "github.com/coreos/go-systemd/v22/daemon"
 	"github.com/mattn/go-isatty"
 	wgtun "golang.zx2c4.com/wireguard/tun"
 
@@ -114,8 +115,15 @@ func (r *running) run(ctx context.Context) (err error) {
 	}
 	r.log.Info("interface is up", "interface", r.name, "tun", r.tunKind())
 	r.ready.ok(r.name)
+	r.notify(sdnotify.SdNotifyReady)
+	defer r.notify(sdnotify.SdNotifyStopping) // before anything is undone
+	watchdog, stopWatchdog := r.watchdog()
+	defer stopWatchdog()
 	for {
 		select {
+		case <-watchdog:
+			r.alive()
+			continue
 		case <-hangUp:
 			if _, err := r.reload(); err != nil {
 				r.log.Error("reload failed", "err", err)

@@ -86,6 +86,7 @@ func (r *running) config() *config.Config {
 func (r *running) reload() (control.Reloaded, error) {
 	r.changing.Lock()
 	defer r.changing.Unlock()
+	defer r.reloading()()
 	result := control.Reloaded{Changed: []string{}}
 	file, warnings, err := readConfig(r.cfg.File, r.flags)
 	for _, w := range warnings {
