@@ -98,7 +98,7 @@ func (r *running) later(f func() error) { r.undo = append(r.undo, f) }
 
 func (r *running) run(ctx context.Context) (err error) {
 	hangUp := make(chan os.Signal, 1)
-	if !r.flags.foreground || !isatty.IsTerminal(os.Stdin.Fd()) { // else it says that the terminal is gone, and ends the program
+	if r.flags.readyFD != 0 || !isatty.IsTerminal(os.Stdin.Fd()) { // else it says that the terminal is gone, and ends the program
 		signal.Notify(hangUp, syscall.SIGHUP)
 		defer signal.Stop(hangUp)
 	}
