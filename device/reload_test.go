@@ -164,7 +164,9 @@ func TestReloadNamedEndpoint(t *testing.T) {
 	}
 	at := func(want string) {
 		t.Helper()
-		a.until(t, want, func(s *control.Status) bool { return s.Peers[0].Path != nil && s.Peers[0].Path.Remote.Address.String() == want })
+		a.until(t, want, func(s *control.Status) bool {
+			return s.Peers[0].Path != nil && s.Peers[0].Path.Remote.Address.String() == want
+		})
 	}
 	a.want(t, "peer bob: Endpoint", "", peer("Endpoint = peer.example.:7"))
 	at("192.0.2.1:7")
