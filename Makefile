@@ -24,7 +24,7 @@ PORTABLE := wice_portable
 LINT := $(GO) tool -modfile=.tools/lint/go.mod golangci-lint
 
 # What the tests in namespaces run, and the C compiler of the race detector.
-DEBIAN := wireguard-tools coturn iperf3 nftables iptables conntrack iproute2 iputils-ping ncat curl gcc libc6-dev
+DEBIAN := wireguard-tools systemd coturn iperf3 nftables iptables conntrack iproute2 iputils-ping ncat curl gcc libc6-dev
 
 .PHONY: help build demo test race fuzz bench bench-tunnels e2e lint generate check deps format-check vet generate-check tidy-check arch cross clean
 

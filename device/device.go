@@ -51,7 +51,7 @@ type Backend struct {
 // Options says what a [Device] is made of.
 type Options struct {
 	Name   string         // required: the interface's name, for status and logs
-	Config *config.Config // required
+	Config *config.Config // required; see Device.Reload
 	Tun    wgtun.Device   // required; belongs to the device, which closes it, also when New fails
 
 	// DropIn makes it behave as wireguard-go's: keys and peers come by the UAPI alone, and the interface goes down and up with the link of its
@@ -87,19 +87,19 @@ type Device struct {
 	ctx    context.Context // done when the device closes
 	cancel context.CancelFunc
 	net    *underlay
-	named  []*namedEndpoint
-	meta   map[key.Public]config.Peer // what the file says of each peer
-	link   *link                      // nil unless Options.DropIn
+	link   *link // nil unless Options.DropIn
 	tcp    tcpMux
 
 	tasks   sync.WaitGroup
 	overlay atomic.Pointer[map[netip.Addr]bool] // own addresses inside the tunnel
 	behind  atomic.Pointer[overlayMap]          // those of the peers
+	file    atomic.Pointer[settings]            // replaced by Reload
 
 	uapiMu       sync.Mutex // one set operation, with its reconcile, at a time; guards the following
 	networkTypes []proto.NetworkType
-	mark         uint32 // that networkTypes, sessions and signaling go by
-	started      bool   // what runs until Close
+	mark         uint32                        // that networkTypes, sessions and signaling go by
+	started      bool                          // what runs until Close
+	named        map[key.Public]*namedEndpoint // endpoints of the file that are names
 
 	closeOnce sync.Once
 
@@ -117,16 +117,13 @@ func New(opts Options) (*Device, error) {
 	d := &Device{
 		opts:   opts,
 		log:    opts.Logger,
-		meta:   make(map[key.Public]config.Peer),
 		peers:  make(map[key.Public]*peer),
 		static: make(map[key.Public]netip.AddrPort),
 	}
 	if d.log == nil {
 		d.log = slog.Default()
 	}
-	for _, p := range opts.Config.Peers {
-		d.meta[p.PublicKey] = p
-	}
+	d.file.Store(newSettings(opts.Config))
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	d.refreshOverlay()
 	d.bind = bind.New(bind.Options{
@@ -142,7 +139,7 @@ func New(opts Options) (*Device, error) {
 	}
 	d.clamp = clamp.New(inner)
 	d.net = &underlay{bind: d.bind, exclude: d.isTunnel}
-	d.named = namedEndpoints(opts.Config)
+	d.named = namedEndpoints(d.ctx, opts.Config)
 	d.wg = wgdevice.NewDevice(d.clamp, d.bind, wireguardLogger(d.log))
 	var err error
 	if d.networkTypes, err = networkTypes(opts.Config, marked(opts.Config)); err == nil && !opts.DropIn {
@@ -203,7 +200,7 @@ func (d *Device) startLocked() error {
 		d.started = true
 		d.tasks.Go(d.watchNetwork)
 		for _, n := range d.named {
-			d.tasks.Go(func() { d.follow(n) })
+			d.startFollow(n)
 		}
 	}
 	return nil
@@ -221,7 +218,7 @@ func (d *Device) stopLocked() {
 // insistOnPort makes sure that WireGuard listens on the configured port. A TUN that reports itself up makes wireguard-go open the
 // sockets by itself, and when that fails it only logs, and opens them on a random port the next time.
 func (d *Device) insistOnPort() error {
-	port := d.opts.Config.Interface.ListenPort
+	port := d.Config().Interface.ListenPort
 	if port == nil || *port == 0 {
 		return nil
 	}
@@ -229,9 +226,13 @@ func (d *Device) insistOnPort() error {
 	if err != nil || state.listenPort == *port {
 		return err
 	}
-	err = d.wg.IpcSet(fmt.Sprintf("listen_port=%d\n", *port))
+	return plainError(d.wg.IpcSet(fmt.Sprintf("listen_port=%d\n", *port)))
+}
+
+// plainError leaves the number out of wireguard-go's error, which is for the UAPI.
+func plainError(err error) error {
 	if coded := (*wgdevice.IPCError)(nil); errors.As(err, &coded) {
-		err = coded.Unwrap() // the number is for the UAPI
+		return coded.Unwrap()
 	}
 	return err
 }

@@ -49,7 +49,7 @@ func (d *Device) mapOverlay(state *wgState) {
 				single = append(single, prefix.Addr())
 			}
 		}
-		if name := strings.ToLower(d.meta[state.peers[i].publicKey].Name); name != "" && m.names[name] == nil {
+		if name := strings.ToLower(d.peerConfig(state.peers[i].publicKey).Name); name != "" && m.names[name] == nil {
 			m.names[name] = single
 		}
 	}

@@ -11,7 +11,10 @@ import (
 
 func TestOverlay(t *testing.T) {
 	bob, carol, dave := key.NewPrivate().Public(), key.NewPrivate().Public(), key.NewPrivate().Public()
-	d := &Device{meta: map[key.Public]config.Peer{bob: {Name: "Bob"}, carol: {Name: "bob"}, dave: {Name: "net"}}}
+	d := new(Device)
+	d.file.Store(newSettings(&config.Config{Peers: []config.Peer{
+		{PublicKey: bob, Name: "Bob"}, {PublicKey: carol, Name: "bob"}, {PublicKey: dave, Name: "net"},
+	}}))
 	if d.Routed(netip.MustParseAddr("10.0.0.2")) || d.PeerAddresses("bob") != nil {
 		t.Error("something is behind a tunnel without peers")
 	}

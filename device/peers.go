@@ -52,7 +52,7 @@ type peer struct {
 
 // isICE reports whether a peer of WireGuard's table takes part in ICE: unless the file says "off", or nobody can have its key.
 func (d *Device) isICE(pk key.Public) bool {
-	return d.meta[pk].ICE != config.ICEOff && pk.Validate() == nil && len(d.opts.Backends) > 0
+	return d.peerConfig(pk).ICE != config.ICEOff && pk.Validate() == nil && len(d.opts.Backends) > 0
 }
 
 // reconcile makes sessions and endpoints follow WireGuard's own table of peers, which the operation may have changed. The caller holds
@@ -183,7 +183,7 @@ func (d *Device) addPeers(wanted map[key.Public]bool) error {
 			Remote:          pk,
 			Send:            func(ctx context.Context, o *proto.Offer) error { return d.sendOffer(ctx, pk, o) },
 			ICEServers:      d.iceServers,
-			CandidateTypes:  d.opts.Config.Interface.CandidateTypes,
+			CandidateTypes:  d.Config().Interface.CandidateTypes,
 			NetworkTypes:    d.networkTypes,
 			TCPMux:          &d.tcp,
 			Mux:             d.bind.Mux(),
@@ -228,14 +228,14 @@ func (d *Device) pace() {
 }
 
 func (d *Device) isLazy(pk key.Public) bool {
-	if lazy := d.meta[pk].Lazy; lazy != nil {
+	if lazy := d.peerConfig(pk).Lazy; lazy != nil {
 		return *lazy
 	}
-	return d.opts.Config.Interface.Lazy
+	return d.Config().Interface.Lazy
 }
 
 func (d *Device) displayName(pk key.Public) string {
-	if name := d.meta[pk].Name; name != "" {
+	if name := d.peerConfig(pk).Name; name != "" {
 		return name
 	}
 	return pk.Short()
@@ -462,7 +462,7 @@ func (d *Device) eachPeer(f func(*peer)) {
 
 // iceServers returns the servers of the file and those that the signaling learned.
 func (d *Device) iceServers() []proto.ICEServer {
-	servers := d.opts.Config.Interface.ICEServers
+	servers := d.Config().Interface.ICEServers
 	d.mu.RLock()
 	router := d.router
 	d.mu.RUnlock()

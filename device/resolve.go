@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -34,13 +36,25 @@ type namedEndpoint struct {
 	peer  key.Public
 	name  string         // host:port
 	found netip.AddrPort // what it was last; owned by ResolveEndpoints, then by follow
+
+	ctx    context.Context // done when the file has another one
+	cancel context.CancelFunc
+	done   sync.WaitGroup // follow
 }
 
-func namedEndpoints(c *config.Config) []*namedEndpoint {
-	var named []*namedEndpoint
+// stop returns when the endpoint is not looked up any more.
+func (n *namedEndpoint) stop() {
+	n.cancel()
+	n.done.Wait()
+}
+
+func namedEndpoints(ctx context.Context, c *config.Config) map[key.Public]*namedEndpoint {
+	named := make(map[key.Public]*namedEndpoint)
 	for _, p := range c.Peers {
 		if _, err := netip.ParseAddrPort(p.Endpoint); p.Endpoint != "" && err != nil {
-			named = append(named, &namedEndpoint{peer: p.PublicKey, name: p.Endpoint})
+			n := &namedEndpoint{peer: p.PublicKey, name: p.Endpoint}
+			n.ctx, n.cancel = context.WithCancel(ctx)
+			named[p.PublicKey] = n
 		}
 	}
 	return named
@@ -52,11 +66,22 @@ func namedEndpoints(c *config.Config) []*namedEndpoint {
 func (d *Device) ResolveEndpoints(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, resolveFirst)
 	defer cancel()
+	d.uapiMu.Lock()
+	named := slices.Collect(maps.Values(d.named))
+	d.uapiMu.Unlock()
 	var lookups sync.WaitGroup
-	for _, n := range d.named {
+	for _, n := range named {
 		lookups.Go(func() { d.resolve(ctx, n) })
 	}
 	lookups.Wait()
+}
+
+func (d *Device) startFollow(n *namedEndpoint) {
+	n.done.Add(1)
+	d.tasks.Go(func() {
+		defer n.done.Done()
+		d.follow(n)
+	})
 }
 
 // follow looks the name up until it is found, and again as long as the peer does not answer.
@@ -64,20 +89,21 @@ func (d *Device) follow(n *namedEndpoint) {
 	retry := backoff.NewExponentialBackOff()
 	retry.MaxInterval = resolveEvery
 	wait := time.Duration(0)
-	if n.found.IsValid() {
+	first := !n.found.IsValid()
+	if !first {
 		wait = resolveEvery
 	}
-	for {
+	for ; ; first = false {
 		select {
-		case <-d.ctx.Done():
+		case <-n.ctx.Done():
 			return
 		case <-time.After(wait):
 		}
 		wait = resolveEvery
-		if time.Since(d.lastHandshake(n.peer)) <= answeredWithin {
+		if !first && time.Since(d.lastHandshake(n.peer)) <= answeredWithin {
 			continue
 		}
-		if d.resolve(d.ctx, n) {
+		if d.resolve(n.ctx, n) {
 			retry.Reset()
 		} else {
 			wait = retry.NextBackOff()
@@ -91,6 +117,9 @@ func (d *Device) resolve(ctx context.Context, n *namedEndpoint) bool {
 		return false // removed, but it may come back
 	}
 	addr, err := d.lookUpName(ctx, n.name)
+	if n.ctx.Err() != nil {
+		return false
+	}
 	if err != nil {
 		d.log.Warn("endpoint not found, trying again", "name", d.displayName(n.peer), "endpoint", n.name, "err", err)
 		return false

@@ -42,9 +42,9 @@ func (d *Device) Status(context.Context) (*control.Status, error) {
 	for _, b := range signaling {
 		s.Signaling = append(s.Signaling, control.SignalingStatus(b))
 	}
-	order := make(map[key.Public]int, len(d.opts.Config.Peers))
-	for i, p := range d.opts.Config.Peers {
-		order[p.PublicKey] = i - len(d.opts.Config.Peers) // below 0, which the others have
+	order := make(map[key.Public]int, len(d.Config().Peers))
+	for i, p := range d.Config().Peers {
+		order[p.PublicKey] = i - len(d.Config().Peers) // below 0, which the others have
 	}
 	slices.SortFunc(state.peers, func(a, b wgPeer) int {
 		if n := order[a.publicKey] - order[b.publicKey]; n != 0 {
@@ -71,7 +71,7 @@ func (d *Device) signalingStatuses() []signal.Status {
 func (d *Device) peerStatus(w *wgPeer, signaling []signal.Status) control.PeerStatus {
 	s := control.PeerStatus{
 		PublicKey:     w.publicKey.String(),
-		Name:          d.meta[w.publicKey].Name,
+		Name:          d.peerConfig(w.publicKey).Name,
 		AllowedIPs:    w.allowedIPs,
 		RxBytes:       w.rxBytes,
 		TxBytes:       w.txBytes,
@@ -124,7 +124,7 @@ func stateOf(s session.State) control.PeerState {
 func (d *Device) plainReason(w *wgPeer, answers bool) string {
 	var why string
 	switch {
-	case d.meta[w.publicKey].ICE == config.ICEOff:
+	case d.peerConfig(w.publicKey).ICE == config.ICEOff:
 		why = "ICE = off"
 	case w.publicKey.Validate() != nil:
 		why = "no ICE: " + w.publicKey.Validate().Error()

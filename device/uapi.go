@@ -146,7 +146,11 @@ func (d *Device) ipcSet(text string) error {
 	if d.ctx.Err() != nil {
 		return errClosed
 	}
-	set := splitSet(text)
+	return d.applySet(splitSet(text))
+}
+
+// applySet is ipcSet for one that holds uapiMu.
+func (d *Device) applySet(set setOperation) error {
 	if err := d.wg.IpcSet(set.first); err != nil {
 		return errors.Join(err, d.reconcile(set))
 	}

@@ -100,7 +100,7 @@ func (u *underlay) DialContext(ctx context.Context, network, address string) (ne
 // now (wg-quick and administrators add them by themselves).
 func (d *Device) refreshOverlay() {
 	own := make(map[netip.Addr]bool)
-	for _, p := range d.opts.Config.Interface.Addresses {
+	for _, p := range d.Config().Interface.Addresses {
 		own[p.Addr().Unmap()] = true
 	}
 	if d.opts.TunKind == "kernel" {

@@ -58,6 +58,23 @@ func (d *Configured) Warnings() []error {
 	return slices.Clone(d.warnings)
 }
 
+// SetFwMark changes Config.FwMark, which is to be on the tunnel's own sockets. It is refused while there is a default route, whose rules have
+// the present one.
+func (d *Configured) SetFwMark(mark uint32) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	switch {
+	case mark == d.config.FwMark:
+		return nil
+	case d.closed:
+		return fmt.Errorf("set the mark of %s: %w", d.name, errClosed)
+	case d.config.Table == TableAuto && slices.ContainsFunc(d.config.Routes, func(p netip.Prefix) bool { return p.Bits() == 0 }):
+		return fmt.Errorf("set the mark of %s: the rules of its default route have the mark 0x%x", d.name, d.mark)
+	}
+	d.config.FwMark, d.mark = mark, mark
+	return nil
+}
+
 // SetRoutes makes prefixes the allowed IPs of all peers: it adds the routes that are new and removes those that Configure
 // or SetRoutes had added and that are no longer wanted. When it fails, it takes back what it has added.
 func (d *Configured) SetRoutes(prefixes []netip.Prefix) error {

@@ -43,7 +43,7 @@ func (d *daemon) Network(ctx context.Context) (control.Network, error) {
 	if err != nil {
 		return control.Network{}, err
 	}
-	i := &d.cfg.Interface
+	i := &d.config().Interface
 	n := control.Network{Interface: d.name, MTU: mtu, Addresses: d.addresses(), DNS: i.DNS, SearchDomains: i.SearchDomains, Hosts: make(map[string][]netip.Addr)}
 	for _, p := range status.Peers {
 		n.Routes = append(n.Routes, p.AllowedIPs...)
@@ -59,7 +59,7 @@ func (d *daemon) Network(ctx context.Context) (control.Network, error) {
 // addresses returns those of the file, or where others set the interface up those that it has.
 func (d *daemon) addresses() []netip.Prefix {
 	if !d.dropIn {
-		return d.cfg.Interface.Addresses
+		return d.config().Interface.Addresses
 	}
 	ifc, err := net.InterfaceByName(d.name)
 	if err != nil {

@@ -13,6 +13,8 @@ import (
 	"sync"
 	"syscall"
 
+	sdnotify "github.com/coreos/go-systemd/v22/daemon"
+	"github.com/mattn/go-isatty"
 	wgtun "golang.zx2c4.com/wireguard/tun"
 
 	"github.com/wice-go/wice-go/device"
@@ -75,7 +77,7 @@ func (a *app) serve(ctx context.Context, r *running, level slog.Level, logFile b
 type running struct {
 	app   *app
 	name  string
-	cfg   *config.Config
+	cfg   *config.Config // at the start; see config
 	flags upFlags
 	log   *slog.Logger
 	ready *readiness
@@ -83,12 +85,16 @@ type running struct {
 	dropIn bool // others set the interface up
 
 	undo   []func() error
+	tun    *tunnel.Tunnel
 	dev    *device.Device
 	stack  *netstack.Stack // nil with a kernel TUN
 	guests guests          // commands that use the tunnel
 	inner  *share.Device   // what namespaces are attached to; nil where none can be
 	stop   chan struct{}   // closed when a client asks for the end
 	once   sync.Once
+
+	configured *tun.Configured // nil with the userspace stack
+	changing   sync.Mutex      // one reload or save at a time
 
 	outputs  sync.WaitGroup // readers of the commands' output
 	leftover []io.Closer    // the outputs that outlive their commands
@@ -97,6 +103,11 @@ type running struct {
 func (r *running) later(f func() error) { r.undo = append(r.undo, f) }
 
 func (r *running) run(ctx context.Context) (err error) {
+	hangUp := make(chan os.Signal, 1)
+	if r.flags.readyFD != 0 || !isatty.IsTerminal(os.Stdin.Fd()) { // else it says that the terminal is gone, and ends the program
+		signal.Notify(hangUp, syscall.SIGHUP)
+		defer signal.Stop(hangUp)
+	}
 	defer r.endHooks()
 	defer func() {
 		for i := len(r.undo) - 1; i >= 0; i-- {
@@ -114,13 +125,27 @@ func (r *running) run(ctx context.Context) (err error) {
 	}
 	r.log.Info("interface is up", "interface", r.name, "tun", r.tunKind())
 	r.ready.ok(r.name)
-	select {
-	case <-ctx.Done():
-	case <-r.stop:
-	case <-r.dev.Done():
-		r.log.Info("the TUN is gone: stopping")
+	r.notify(sdnotify.SdNotifyReady)
+	defer r.notify(sdnotify.SdNotifyStopping) // before anything is undone
+	watchdog, stopWatchdog := r.watchdog()
+	defer stopWatchdog()
+	for {
+		select {
+		case <-watchdog:
+			r.alive()
+			continue
+		case <-hangUp:
+			if _, err := r.reload(); err != nil {
+				r.log.Error("reload failed", "err", err)
+			}
+			continue
+		case <-ctx.Done():
+		case <-r.stop:
+		case <-r.dev.Done():
+			r.log.Info("the TUN is gone: stopping")
+		}
+		return nil
 	}
-	return nil
 }
 
 // setUp follows the order of wg-quick: PreUp, link, keys and peers, addresses and routes, PostUp.
@@ -159,9 +184,12 @@ func (r *running) setUp(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if i.SaveConfig {
-		r.later(r.saveConfig)
-	}
+	r.later(func() error {
+		if r.config().Interface.SaveConfig {
+			return r.saveConfig()
+		}
+		return nil
+	})
 	mark := i.FwMark
 	if r.stack == nil {
 		r.dev.ResolveEndpoints(ctx) // before there are routes into the tunnel
@@ -201,7 +229,7 @@ func (r *running) newTunnel(kernel wgtun.Device, uapi net.Listener) (t *tunnel.T
 	if err != nil {
 		return nil, nil, err
 	}
-	r.dev, r.stack = t.Device(), t.Stack()
+	r.tun, r.dev, r.stack = t, t.Device(), t.Stack()
 	var serving sync.WaitGroup
 	r.later(func() error {
 		t.Close()
@@ -219,14 +247,18 @@ func (r *running) newTunnel(kernel wgtun.Device, uapi net.Listener) (t *tunnel.T
 
 // saveConfig writes the state of the interface into its file, for SaveConfig.
 func (r *running) saveConfig() error {
+	if r.dropIn {
+		return r.othersDo("wg-quick save")
+	}
 	state, err := r.dev.UAPIState()
 	if err != nil {
 		return err
 	}
-	if err := r.cfg.Update(state); err != nil {
-		return fmt.Errorf("save %s: %w", r.cfg.File, err)
+	cfg := *r.config() // the running one stays as it is
+	if err := cfg.Update(state); err != nil {
+		return fmt.Errorf("save %s: %w", cfg.File, err)
 	}
-	return r.cfg.SaveFile(r.cfg.File)
+	return cfg.SaveFile(cfg.File)
 }
 
 // openJournal takes back what a daemon of this interface left behind that died, and starts a new journal.
@@ -301,13 +333,12 @@ func (r *running) configure(journal *tun.Journal) (uint32, error) {
 	if c.Table, err = tun.ParseTable(i.Table.String()); err != nil {
 		return 0, err
 	}
-	for _, p := range r.cfg.Peers {
-		c.Routes = append(c.Routes, p.AllowedIPs...)
-	}
+	c.Routes = allowedIPs(r.cfg)
 	configured, err := tun.Configure(r.name, c, journal)
 	if err != nil {
 		return 0, err
 	}
+	r.configured = configured
 	r.later(configured.Close)
 	for _, w := range configured.Warnings() {
 		r.log.Warn("not everything could be set up", "err", w)
@@ -321,7 +352,7 @@ func (r *running) checkForwards() {
 	if r.stack != nil {
 		return
 	}
-	for _, f := range r.cfg.Interface.Forwards {
+	for _, f := range r.config().Interface.Forwards {
 		const why = "Forward is for the userspace stack; with a kernel TUN every program reaches the tunnel"
 		r.log.Warn(why, "forward", f.String())
 		r.ready.say("Forward = %s is left out: %s", f, why)

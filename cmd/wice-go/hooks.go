@@ -79,10 +79,11 @@ func (r *running) hook(ctx context.Context, key, command string) (tail string, e
 }
 
 // hookEnv leaves out of an environment what sets flags: it holds secrets of this daemon, and another one that a command starts would take it
-// for its own. Where the sockets are is no such thing.
+// for its own; and what is between this process and systemd. Where the sockets are is no such thing.
 func hookEnv(env []string) []string {
 	return slices.DeleteFunc(env, func(v string) bool {
-		return strings.HasPrefix(v, envPrefix) && !strings.HasPrefix(v, control.EnvRuntimeDir+"=")
+		name, _, _ := strings.Cut(v, "=")
+		return strings.HasPrefix(name, envPrefix) && name != control.EnvRuntimeDir || slices.Contains(notifyEnv, name)
 	})
 }
 

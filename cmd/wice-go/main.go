@@ -90,7 +90,7 @@ others set up. The lines "#!wice" of the interface's file count, if there is one
 		return usageError(fmt.Errorf("%w; see \"%s --help\"", err, cmd.CommandPath()))
 	})
 	root.AddCommand(
-		newUpCommand(a), newDownCommand(a), newShowCommand(a), newStatusCommand(a), newPingCommand(a), newProxyCommand(a), newNCCommand(a),
+		newUpCommand(a), newDownCommand(a), newReloadCommand(a), newSaveCommand(a), newStripCommand(a), newShowCommand(a), newStatusCommand(a), newPingCommand(a), newProxyCommand(a), newNCCommand(a),
 		newGenkeyCommand(a), newGenpskCommand(a), newPubkeyCommand(a),
 		newRendezvousCommand(a), newExecCommand(a), newDemoCommand(a), newVersionCommand(a), newCompletionCommand(a),
 	)

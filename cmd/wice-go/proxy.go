@@ -28,17 +28,10 @@ proxy. When neither the file nor a flag has a proxy or a forward, SOCKS5 is serv
 			if err != nil {
 				return err
 			}
+			f.adjust = serveProxies
 			cfg, err := a.loadConfig(file, f)
 			if err != nil {
 				return err
-			}
-			i := &cfg.Interface
-			i.Tun = config.TunNetstack
-			if !i.SOCKS5.Off && i.SOCKS5.Listen == "" && i.HTTPProxy.Listen == "" && len(i.Forwards) == 0 {
-				i.SOCKS5.Listen = defaultSOCKS5
-			}
-			if i.SOCKS5.Listen == "" && i.HTTPProxy.Listen == "" && len(i.Forwards) == 0 {
-				return usageError(errors.New("there is nothing to serve: leave out --socks5 off, or add --http-proxy or --forward"))
 			}
 			return a.runForeground(cmd.Context(), name, cfg, f)
 		},
@@ -47,9 +40,21 @@ proxy. When neither the file nor a flag has a proxy or a forward, SOCKS5 is serv
 	return cmd
 }
 
+// serveProxies makes of a configuration what the verb proxy serves.
+func serveProxies(i *config.Interface) error {
+	i.Tun = config.TunNetstack
+	if !i.SOCKS5.Off && i.SOCKS5.Listen == "" && i.HTTPProxy.Listen == "" && len(i.Forwards) == 0 {
+		i.SOCKS5.Listen = defaultSOCKS5
+	}
+	if i.SOCKS5.Listen == "" && i.HTTPProxy.Listen == "" && len(i.Forwards) == 0 {
+		return usageError(errors.New("there is nothing to serve: leave out --socks5 off, or add --http-proxy or --forward"))
+	}
+	return nil
+}
+
 // checkProxies says of the proxies what users may not have meant.
 func (r *running) checkProxies() {
-	i := &r.cfg.Interface
+	i := &r.config().Interface
 	for _, p := range []struct {
 		key    string
 		config config.Proxy

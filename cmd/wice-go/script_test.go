@@ -43,8 +43,8 @@ func TestScript(t *testing.T) {
 		RequireUniqueNames:  true,
 		Setup:               setUpScript,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"code": scriptCode, "echo": scriptEcho, "eventually": scriptEventually, "expand": scriptExpand, "ports": scriptPorts,
-			"refused": scriptRefused, "says": scriptSays, "serve": scriptServe, "web": scriptWeb,
+			"code": scriptCode, "echo": scriptEcho, "eventually": scriptEventually, "expand": scriptExpand, "notified": scriptNotified,
+			"ports": scriptPorts, "refused": scriptRefused, "says": scriptSays, "serve": scriptServe, "told": scriptTold, "web": scriptWeb,
 		},
 	})
 }
@@ -60,6 +60,7 @@ func setUpScript(e *testscript.Env) error {
 		os.RemoveAll(dir)
 	})
 	e.Setenv("RUN", dir)
+	e.Values[systemd{}] = new(systemd)
 	e.Setenv(control.EnvRuntimeDir, dir)
 	for _, v := range []string{"XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_RUNTIME_DIR"} {
 		e.Setenv(v, filepath.Join(e.WorkDir, strings.ToLower(v)))

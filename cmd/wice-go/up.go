@@ -35,6 +35,7 @@ type upFlags struct {
 	loopback       bool
 	logLevel       string
 	readyFD        int
+	adjust         func(*config.Interface) error // what the verb makes of file and flags; nil: nothing
 	lifeFD         int
 }
 
@@ -127,21 +128,32 @@ func (a *app) findConfig(arg string) (name, file string, err error) {
 	return name, file, err
 }
 
-// loadConfig reads the file and lets flags, and the environment behind them, win over it.
+// loadConfig is readConfig with the warnings given to the user.
 func (a *app) loadConfig(file string, f upFlags) (*config.Config, error) {
-	cfg, warnings, err := config.Load(file)
+	cfg, warnings, err := readConfig(file, f)
 	if f.readyFD == 0 { // else the parent has said it
 		for _, w := range warnings {
 			a.warn("%v", w)
 		}
 	}
+	return cfg, err
+}
+
+// readConfig reads the file and lets flags, and the environment behind them, win over it.
+func readConfig(file string, f upFlags) (*config.Config, []config.Warning, error) {
+	cfg, warnings, err := config.Load(file)
 	if err != nil {
-		return nil, err
+		return nil, warnings, err
 	}
 	if err := f.apply(&cfg.Interface); err != nil {
-		return nil, err
+		return nil, warnings, err
 	}
-	return cfg, cfg.CheckBackends(slices.Sorted(maps.Keys(tunnel.Backends())))
+	if f.adjust != nil {
+		if err := f.adjust(&cfg.Interface); err != nil {
+			return nil, warnings, err
+		}
+	}
+	return cfg, warnings, cfg.CheckBackends(slices.Sorted(maps.Keys(tunnel.Backends())))
 }
 
 func (f upFlags) apply(i *config.Interface) error {

@@ -326,3 +326,22 @@ func (s *block) set(v value) {
 	}
 	s.lines = kept
 }
+
+// Strip returns the text of a file without the lines of [Interface] that wg(8) does not know: what "wg setconf" reads. Comments stay.
+func Strip(text string) string {
+	quick := make(map[string]bool)
+	for _, d := range keyDefs() {
+		if d.section == sectionInterface && !d.wice && !d.stripped {
+			quick[strings.ToLower(d.name)] = true
+		}
+	}
+	var b strings.Builder
+	for _, s := range cutBlocks(text) {
+		for _, line := range slices.Concat(s.lead, s.lines) {
+			if name, _ := nameOf(line); s.kind != sectionInterface || !quick[name] {
+				b.WriteString(line + "\n")
+			}
+		}
+	}
+	return b.String()
+}

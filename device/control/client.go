@@ -70,6 +70,18 @@ func (c *Client) Down(ctx context.Context) error {
 	return c.ask(ctx, http.MethodPost, "/v1/down", nil, nil)
 }
 
+// Reload has the daemon read its configuration file again, and apply it.
+func (c *Client) Reload(ctx context.Context) (Reloaded, error) {
+	var reply Reloaded
+	err := c.ask(ctx, http.MethodPost, "/v1/reload", nil, &reply)
+	return reply, err
+}
+
+// Save has the daemon write the state of the interface into its configuration file.
+func (c *Client) Save(ctx context.Context) error {
+	return c.ask(ctx, http.MethodPost, "/v1/save", nil, nil)
+}
+
 // WaitStopped returns when nobody answers on the socket any more: a daemon closes it last.
 func (c *Client) WaitStopped(ctx context.Context) error {
 	tick := time.NewTicker(pollInterval)

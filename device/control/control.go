@@ -3,6 +3,8 @@
 //
 //	GET  /v1/status   Status
 //	POST /v1/down     {}; the daemon begins to stop
+//	POST /v1/reload   Reloaded; the file is read again
+//	POST /v1/save     {}; the file is written
 //	POST /v1/ping     PingRequest -> PingReply, one probe
 //	POST /v1/dial     DialRequest -> 101 Switching Protocols, then frames: one connection through the tunnel
 //	GET  /v1/metrics  text in the Prometheus exposition format
@@ -43,6 +45,12 @@ type Daemon interface {
 	// Down begins to stop the daemon and returns at once: the answer is sent before [Server.Close] ends the connection.
 	Down(ctx context.Context) error
 
+	// Reload reads the configuration file again and applies it. An error of the file changes nothing.
+	Reload(ctx context.Context) (Reloaded, error)
+
+	// Save writes the state of the interface into its configuration file.
+	Save(ctx context.Context) error
+
 	// Ping sends one probe through the tunnel and waits for its reply. It returns [ErrNoSuchPeer], [ErrNoReply], or errors that
 	// wrap them.
 	Ping(ctx context.Context, r PingRequest) (PingReply, error)
@@ -58,6 +66,13 @@ type Daemon interface {
 
 	// Attach lets the stack behind a device take part. The file is the daemon's from then on.
 	Attach(device *os.File) (Attached, error)
+}
+
+// Reloaded is what came of a reload. None of it has secrets.
+type Reloaded struct {
+	Changed  []string `json:"changed"`            // what has changed, for people; empty: nothing
+	Pending  []string `json:"pending,omitempty"`  // keys of [Interface] that need "down" and "up"
+	Warnings []string `json:"warnings,omitempty"` // about the file, or about what could not be set up
 }
 
 // MaxPingTimeout is the longest that one probe waits.

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"reflect"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -119,7 +120,9 @@ type fakeDaemon struct {
 	Daemon // what it does not answer
 	status *Status
 	ping   func(context.Context, PingRequest) (PingReply, error)
+	reload func() (Reloaded, error)
 	downs  atomic.Int32
+	saves  atomic.Int32
 }
 
 func (d *fakeDaemon) Status(context.Context) (*Status, error) {
@@ -128,8 +131,10 @@ func (d *fakeDaemon) Status(context.Context) (*Status, error) {
 	}
 	return d.status, nil
 }
-func (d *fakeDaemon) Down(context.Context) error { d.downs.Add(1); return nil }
-func (d *fakeDaemon) Metrics(w io.Writer) error  { return WriteMetrics(w, d.status) }
+func (d *fakeDaemon) Down(context.Context) error               { d.downs.Add(1); return nil }
+func (d *fakeDaemon) Save(context.Context) error               { d.saves.Add(1); return nil }
+func (d *fakeDaemon) Reload(context.Context) (Reloaded, error) { return d.reload() }
+func (d *fakeDaemon) Metrics(w io.Writer) error                { return WriteMetrics(w, d.status) }
 func (d *fakeDaemon) Ping(ctx context.Context, r PingRequest) (PingReply, error) {
 	return d.ping(ctx, r)
 }
@@ -220,6 +225,24 @@ func TestClientAndServer(t *testing.T) {
 	}
 	if _, err := Dial(t.Context(), path); !errors.Is(err, ErrNotRunning) {
 		t.Errorf("dial after close: got %v, want %v", err, ErrNotRunning)
+	}
+}
+
+func TestReloadAndSave(t *testing.T) {
+	want := Reloaded{Changed: []string{"peer bob: AllowedIPs"}, Pending: []string{"MTU"}, Warnings: []string{"wg0.conf:1: odd"}}
+	d := &fakeDaemon{reload: func() (Reloaded, error) { return want, nil }}
+	path := testSocket(t)
+	serve(t, d, path)
+	c := dial(t, path)
+	if got, err := c.Reload(t.Context()); err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("got %+v, %v, want %+v", got, err, want)
+	}
+	d.reload = func() (Reloaded, error) { return want, errors.New("wg0.conf:7: bad") }
+	if got, err := c.Reload(t.Context()); err == nil || err.Error() != "wg0.conf:7: bad" || got.Changed != nil {
+		t.Errorf("got %+v, %v, want the error", got, err)
+	}
+	if err := c.Save(t.Context()); err != nil || d.saves.Load() != 1 {
+		t.Errorf("save: got %v after %d calls", err, d.saves.Load())
 	}
 }
 

@@ -58,6 +58,8 @@ func NewServer(d Daemon, o Options) *Server {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", s.status)
 	mux.HandleFunc("POST /v1/down", s.down)
+	mux.HandleFunc("POST /v1/reload", s.reload)
+	mux.HandleFunc("POST /v1/save", s.save)
 	mux.HandleFunc("POST /v1/ping", s.ping)
 	mux.HandleFunc("POST /v1/dial", s.dial)
 	mux.HandleFunc("GET /v1/metrics", s.metrics)
@@ -118,6 +120,23 @@ func (s *Server) down(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.Header().Set("Connection", "close")
+	s.reply(w, struct{}{})
+}
+
+func (s *Server) reload(w http.ResponseWriter, r *http.Request) {
+	reloaded, err := s.daemon.Reload(r.Context())
+	if err != nil {
+		s.fail(w, err)
+		return
+	}
+	s.reply(w, reloaded)
+}
+
+func (s *Server) save(w http.ResponseWriter, r *http.Request) {
+	if err := s.daemon.Save(r.Context()); err != nil {
+		s.fail(w, err)
+		return
+	}
 	s.reply(w, struct{}{})
 }
 

@@ -74,7 +74,6 @@ type Options struct {
 // Tunnel is a WireGuard interface in this process. All methods are safe for concurrent use.
 type Tunnel struct {
 	// Constant after New.
-	cfg      *config.Config
 	log      *slog.Logger
 	dev      *device.Device
 	stack    *netstack.Stack // nil with Options.Device
@@ -85,8 +84,10 @@ type Tunnel struct {
 
 	closeOnce sync.Once
 
+	reloading sync.Mutex // one Reload at a time
+
 	mu      sync.Mutex // guards the following
-	serving []io.Closer
+	serving map[any]io.Closer
 }
 
 // Open makes a tunnel and starts it. It does not wait for the peers: see [Tunnel.Wait].
@@ -119,7 +120,7 @@ func open(opts Options) (*Tunnel, error) {
 
 // New makes a tunnel without a packet sent, for those who have something to do before [Tunnel.Up]: others use [Open].
 func New(opts Options) (*Tunnel, error) {
-	t := &Tunnel{cfg: opts.Config, log: opts.Logger, patience: patience}
+	t := &Tunnel{log: opts.Logger, patience: patience, serving: make(map[any]io.Closer)}
 	t.ctx, t.cancel = context.WithCancel(context.Background())
 	t.http = newTransport(t.DialContext)
 	if t.log == nil {
@@ -191,7 +192,7 @@ func (t *Tunnel) Up(fwmark uint32) error {
 	if t.stack == nil {
 		return nil
 	}
-	return t.serve()
+	return t.serve(&t.dev.Config().Interface)
 }
 
 // Device returns the interface itself, for its configuration protocol (UAPI) and metrics.
@@ -212,11 +213,10 @@ func (t *Tunnel) Close() error {
 			cancel()
 		}
 		t.mu.Lock()
-		serving := t.serving
-		t.mu.Unlock()
-		for _, s := range serving {
+		for _, s := range t.serving {
 			s.Close()
 		}
+		t.mu.Unlock()
 		t.dev.Close()
 		t.http.CloseIdleConnections()
 	})

@@ -31,6 +31,9 @@ type (
 	// ServersChanged says that there are other STUN or TURN servers than those that the last gathering used.
 	ServersChanged struct{}
 
+	// LazySet says whether the machine is to be lazy from now on.
+	LazySet struct{ Lazy bool }
+
 	// RestartRequested asks for a new session.
 	RestartRequested struct{}
 
@@ -62,6 +65,7 @@ func (OfferReceived) isEvent()      {}
 func (PeerAvailable) isEvent()      {}
 func (NetworkChanged) isEvent()     {}
 func (ServersChanged) isEvent()     {}
+func (LazySet) isEvent()            {}
 func (RestartRequested) isEvent()   {}
 func (CandidatesGathered) isEvent() {}
 func (AgentConnected) isEvent()     {}

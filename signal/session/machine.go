@@ -170,6 +170,8 @@ func (m *Machine) Step(now time.Time, ev Event) []Action {
 		if m.cur != nil && (!m.cur.connected || m.cur.relayed || m.cur.disconnected) {
 			m.restart(now)
 		}
+	case LazySet:
+		m.lazy = ev.Lazy
 	case RestartRequested:
 		m.restart(now)
 	case CandidatesGathered:

@@ -426,8 +426,8 @@ func TestSleep(t *testing.T) {
 	b.want(from(8, proto.SessionID{}, 0, 0), "send 0")
 
 	b = newBench(t)
-	b.m.lazy = true
 	b.connect(9)
+	b.want(LazySet{true}, "")
 	o := from(9, b.id(), 5, 1)
 	o.Offer.Features = []string{featureIdle}
 	b.want(o, "drop, close 1")

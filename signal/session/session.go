@@ -177,6 +177,9 @@ func (s *Session) NetworkChanged() { s.post(NetworkChanged{}) }
 // ICEServersChanged says that Options.ICEServers may return others than before.
 func (s *Session) ICEServersChanged() { s.post(ServersChanged{}) }
 
+// SetLazy changes Options.Lazy. The present session stays.
+func (s *Session) SetLazy(lazy bool) { s.post(LazySet{lazy}) }
+
 // Restart begins a new session beside the present one. The reason is logged.
 func (s *Session) Restart(reason string) {
 	s.log.Debug("session restart asked for", "reason", reason)

@@ -1,0 +1,157 @@
+package device
+
+import (
+	"fmt"
+	"net/netip"
+
+	wgdevice "golang.zx2c4.com/wireguard/device"
+
+	"github.com/wice-go/wice-go/device/config"
+	"github.com/wice-go/wice-go/proto/key"
+)
+
+// settings are what the file says. They are immutable.
+type settings struct {
+	config *config.Config
+	peers  map[key.Public]config.Peer
+}
+
+func newSettings(c *config.Config) *settings {
+	s := &settings{config: c, peers: make(map[key.Public]config.Peer, len(c.Peers))}
+	for _, p := range c.Peers {
+		s.peers[p.PublicKey] = p
+	}
+	return s
+}
+
+// Config returns what is in force: Options.Config, or what the last [Device.Reload] has made of it. It is not to be changed.
+func (d *Device) Config() *config.Config { return d.file.Load().config }
+
+// peerConfig is what the file says of a peer; the zero value for one that it does not have.
+func (d *Device) peerConfig(pk key.Public) config.Peer { return d.file.Load().peers[pk] }
+
+// Reload makes the running interface what the file says, and leaves alone what does not differ: a peer without a change keeps its session,
+// its path and its keys, and loses no packet. The result says what has changed, and what can't while the interface is up. After an error about
+// the port nothing has changed; after another one the rest may have, and the next Reload goes on. See [config.PlanReload].
+//
+// The routes and the mark are the caller's: see [Device.SetMark].
+func (d *Device) Reload(file *config.Config) (*config.Reload, error) {
+	d.uapiMu.Lock()
+	defer d.uapiMu.Unlock()
+	if d.ctx.Err() != nil {
+		return nil, errClosed
+	}
+	state, err := d.UAPIState()
+	if err != nil {
+		return nil, err
+	}
+	plan, err := config.PlanReload(d.Config(), state, file)
+	if err != nil || len(plan.Changes) == 0 {
+		return plan, err
+	}
+	if plan.Has("ListenPort") {
+		if err := d.setPort(plan.Config.Interface.ListenPort); err != nil {
+			return nil, err
+		}
+	}
+	d.file.Store(newSettings(plan.Config))
+	set := splitSet(plan.Set)
+	var named []*namedEndpoint
+	var plain []func()
+	for _, c := range plan.Changes {
+		if c.Added || c.Gone || c.Has("Endpoint") {
+			d.stopNamed(c.Peer)
+		}
+		if c.Has("Endpoint") {
+			if _, numeric := set.endpoints[c.Peer]; !numeric {
+				set.endpoints[c.Peer] = netip.AddrPort{} // it has none any more, or none yet
+			}
+		}
+		if c.Has("ICE") && d.peerConfig(c.Peer).ICE == config.ICEOff {
+			plain = append(plain, d.plainLater(c.Peer))
+		}
+	}
+	for pk, n := range namedEndpoints(d.ctx, plan.Config) {
+		if d.named[pk] != nil {
+			n.cancel()
+			continue
+		}
+		named, d.named[pk] = append(named, n), n
+	}
+	err = d.applySet(set)
+	for _, f := range plain {
+		f()
+	}
+	for _, n := range named {
+		d.startFollow(n)
+	}
+	d.eachPeer(func(p *peer) {
+		p.session.SetLazy(d.isLazy(p.key))
+		if plan.Has("ICEServer") {
+			p.session.ICEServersChanged()
+		}
+	})
+	if err != nil {
+		return nil, fmt.Errorf("not all changes could be made: %w", err)
+	}
+	return plan, nil
+}
+
+// setPort makes WireGuard listen on another port, 0 or nil for a random one, or leaves it where it is.
+func (d *Device) setPort(port *uint16) error {
+	var want uint16
+	if port != nil {
+		want = *port
+	}
+	before := d.bind.Port()
+	err := d.wg.IpcSet(fmt.Sprintf("listen_port=%d\n", want))
+	if err == nil {
+		return nil
+	}
+	if back := d.wg.IpcSet(fmt.Sprintf("listen_port=%d\n", before)); back != nil {
+		return fmt.Errorf("ListenPort = %d: %w; and the former port %d can't be had again: %w", want, plainError(err), before, plainError(back))
+	}
+	return fmt.Errorf("ListenPort = %d: %w; nothing was changed", want, plainError(err))
+}
+
+// stopNamed ends the look-ups for a peer. The caller holds uapiMu.
+func (d *Device) stopNamed(pk key.Public) {
+	if n := d.named[pk]; n != nil {
+		n.stop()
+		delete(d.named, pk)
+	}
+}
+
+// plainLater returns what leaves a peer at its endpoint of the file, or else at the address where it is now, once it has no ICE any more.
+func (d *Device) plainLater(pk key.Public) func() {
+	p := d.lookup(pk)
+	if p == nil {
+		return func() {}
+	}
+	now, _ := netip.ParseAddrPort(p.endpoint.DstToString())
+	return func() {
+		addr := now
+		d.mu.RLock()
+		if static, ok := d.static[pk]; ok {
+			addr = static
+		}
+		d.mu.RUnlock()
+		wp := d.wg.LookupPeer(wgdevice.NoisePublicKey(pk))
+		if wp == nil || !addr.IsValid() || addr.Port() == 0 {
+			return
+		}
+		if ep, err := d.bind.ParseEndpoint(addr.String()); err == nil {
+			wp.SetEndpointFromPacket(ep)
+		}
+	}
+}
+
+// SetMark puts the mark on the sockets, 0 for none.
+func (d *Device) SetMark(fwmark uint32) error {
+	d.uapiMu.Lock()
+	defer d.uapiMu.Unlock()
+	if d.ctx.Err() != nil {
+		return errClosed
+	}
+	return d.wg.BindSetMark(fwmark)
+}

@@ -1,0 +1,173 @@
+package e2e
+
+import (
+	"context"
+	"strings"
+	"testing"
+
+	"github.com/wice-go/wice-go/proto/key"
+	"github.com/wice-go/wice-go/test/natlab"
+	"github.com/wice-go/wice-go/test/program"
+)
+
+// A reload under load loses no packet of the peer that stays as it is, whatever becomes of another one.
+func TestReloadLosesNothing(t *testing.T) {
+	needTool(t, "iperf3")
+	w := newWorld(t, natlab.Config{A: natlab.Site{NAT: natlab.PortRestricted}, B: natlab.Site{NAT: natlab.PortRestricted, Hosts: 2}})
+	w.rendezvous()
+	na, nb, nc := w.node(w.lab.A[0]), w.node(w.lab.B[0]), w.node(w.lab.B[1])
+	join(na, nb, nc)
+	na.up()
+	nb.up()
+	nc.up()
+	direct := func(p peerStatus) bool { return p.State == "connected" && p.Path != nil && p.Path.Kind == "direct" }
+	before := na.peerUntil(nb, "by a direct path", direct)
+	na.peerUntil(nc, "by a direct path", direct)
+	na.firstPing(nb.addr)
+	na.firstPing(nc.addr)
+	routes := na.run("ip", "route", "show", "dev", iface).stdout
+
+	reload := func(want ...string) {
+		t.Helper()
+		na.writeConfig()
+		if got := strings.TrimSpace(na.must("reload", iface).stdout); got != strings.Join(want, "\n") {
+			t.Errorf("reload printed %q, want %q", got, want)
+		}
+	}
+	named := func(what string) string { return "peer " + nc.name + what }
+	steps := func() {
+		t.Helper()
+		reload()
+		changed := &na.peers[1]
+		changed.allowed = append(changed.allowed, "10.77.0.0/16")
+		changed.lines = []string{"PersistentKeepalive = 5", "PresharedKey = " + key.NewPrivate().Base64()}
+		reload(named(": PresharedKey, AllowedIPs, PersistentKeepalive"))
+		if r := na.run("ip", "route", "get", "10.77.1.1"); !strings.Contains(r.stdout, "dev "+iface) {
+			t.Errorf("no route to a new allowed IP: %v", r)
+		}
+		changed.allowed, changed.lines = changed.allowed[:1], []string{"#!wice ICE = off"}
+		reload(named(": PresharedKey, AllowedIPs, PersistentKeepalive, ICE"))
+		if r := na.run("ip", "route", "show", "dev", iface); r.stdout != routes {
+			t.Errorf("got routes %s, want %s", r.stdout, routes)
+		}
+		peers := na.peers
+		na.peers = peers[:1]
+		reload(named(" removed"))
+		na.peers = peers
+		changed.lines = nil
+		reload(named(" added"))
+	}
+	report := iperf3While(na, nb, steps, "-t", "6", "-u", "-b", "4M", "-l", "1000")
+	t.Logf("%d packets, %d lost", report.UDP.Packets, report.UDP.LostPackets)
+	if report.UDP.Packets == 0 || report.UDP.LostPackets != 0 {
+		t.Errorf("got %d packets with %d lost, want none lost", report.UDP.Packets, report.UDP.LostPackets)
+	}
+	if after := na.connected(nb); after.Restarts != before.Restarts || after.Path.Remote != before.Path.Remote {
+		t.Errorf("the reloads changed the session of the peer that stays: before %v, after %v", before, after)
+	}
+	na.peerUntil(nc, "by a direct path", direct) // it comes back
+	na.firstPing(nc.addr)
+}
+
+// A full tunnel that a reload makes, and unmakes, has its rules and its mark.
+func TestReloadFullTunnel(t *testing.T) {
+	w, na, nb := newPair(t, natlab.PortRestricted)
+	before := na.snapshot()
+	na.up()
+	nb.up()
+	na.firstPing(nb.addr)
+	na.peers[0].allowed = append(na.peers[0].allowed, "0.0.0.0/0")
+	na.writeConfig()
+	na.must("reload", iface)
+	w.until(patience, "the default route leads into the tunnel", func() (bool, string) {
+		r := na.run("ip", "route", "get", "5.1.200.1")
+		return strings.Contains(r.stdout, "dev "+iface), r.String()
+	})
+	if r := na.run("wg", "show", iface, "fwmark"); strings.TrimSpace(r.stdout) == "off" {
+		t.Errorf("the sockets have no mark: %v", r)
+	}
+	na.firstPing(nb.addr)
+	na.lines = append(na.lines, "FwMark = 0x77")
+	na.writeConfig()
+	if r := na.must("reload", iface); !strings.Contains(r.stderr, "FwMark takes effect only after") {
+		t.Errorf("the mark of a full tunnel: %v", r)
+	}
+	na.peers[0].allowed = na.peers[0].allowed[:1]
+	na.writeConfig()
+	na.must("reload", iface) // the default route goes
+	na.must("reload", iface) // then the mark can be another one
+	if r := na.run("wg", "show", iface, "fwmark"); strings.TrimSpace(r.stdout) != "0x77" {
+		t.Errorf("the mark after the full tunnel: %v", r)
+	}
+	na.firstPing(nb.addr)
+	na.down()
+	na.asBefore(before, cleanLimit)
+}
+
+// save and strip agree with wg.
+func TestSaveAndStrip(t *testing.T) {
+	_, na, nb := newPair(t, natlab.PortRestricted)
+	na.peers[0].lines = []string{"# whom I know"}
+	na.up()
+	added := key.NewPrivate().Public().String()
+	if r := na.run("wg", "set", iface, "peer", added, "allowed-ips", "10.99.1.1/32"); r.code != 0 {
+		t.Fatal(r)
+	}
+	na.must("save", iface)
+	stripped := na.must("strip", na.file).stdout
+	for _, want := range []string{"# whom I know", "#!wice Name = " + nb.name, "PublicKey = " + added, "AllowedIPs = 10.99.1.1/32"} {
+		if !strings.Contains(stripped, want) {
+			t.Errorf("the saved file lacks %q:\n%s", want, stripped)
+		}
+	}
+	if strings.Contains(stripped, "Address") {
+		t.Errorf("wg does not know Address:\n%s", stripped)
+	}
+	if r := na.run("sh", "-c", wiceGo()+" strip "+na.file+" | wg setconf "+iface+" /dev/stdin"); r.code != 0 {
+		t.Errorf("wg does not take it: %v", r)
+	}
+	if r := na.must("reload", iface); strings.Contains(r.stdout, "added") || strings.Contains(r.stdout, "removed") {
+		t.Errorf("the saved file is not what the interface has: %v", r)
+	}
+}
+
+// iperf3While measures as iperf3 does, and runs f meanwhile. Both have to come to their end.
+func iperf3While(from, to *node, f func(), args ...string) program.Iperf3 {
+	from.w.t.Helper()
+	ctx, cancel := context.WithTimeout(from.w.t.Context(), 2*patience)
+	defer cancel()
+	server := to.host.Command(ctx, "iperf3", "-s", "-1", "-B", to.addr.String(), "--forceflush")
+	listening := new(program.Buffer)
+	server.Stdout, server.Stderr = listening, listening
+	if err := server.Start(); err != nil {
+		from.w.t.Fatal(err)
+	}
+	defer func() {
+		cancel()
+		_ = server.Wait()
+	}()
+	from.w.until(patience, "iperf3 listens", func() (bool, string) {
+		return strings.Contains(listening.String(), "Server listening"), listening.String()
+	})
+	out := new(program.Buffer)
+	client := from.host.Command(ctx, "iperf3", append([]string{"-c", to.addr.String(), "-J"}, args...)...)
+	client.Stdout, client.Stderr = out, out
+	if err := client.Start(); err != nil {
+		from.w.t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- client.Wait() }()
+	from.w.until(patience, "iperf3 is under way", func() (bool, string) {
+		return strings.Contains(listening.String(), "Accepted connection"), listening.String()
+	})
+	f()
+	if len(ended) > 0 {
+		from.w.t.Log("this machine is slow: iperf3 ended before what it was to accompany")
+	}
+	err := <-ended
+	report, parseErr := program.ParseIperf3([]byte(out.String()))
+	if err != nil || parseErr != nil {
+		from.w.t.Fatalf("iperf3: %v, %v\n%s\nserver: %s", err, parseErr, out, listening)
+	}
+	return report
+}
