@@ -3,12 +3,15 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"runtime"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/wice-go/wice-go/device/config"
 	"github.com/wice-go/wice-go/device/control"
@@ -22,6 +25,7 @@ const execWait = 5 * time.Second
 type execFlags struct {
 	up       upFlags // of a tunnel that is brought up for the command
 	proxyEnv bool
+	tunnel   []string // the names of those flags of up, --wait apart, that were given
 }
 
 func newExecCommand(a *app) *cobra.Command {
@@ -50,9 +54,17 @@ HTTPS_PROXY and ALL_PROXY naming proxies into the tunnel, which programs may or 
 		ValidArgsFunction: a.completeRunning,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			f.up.tun = "netstack" // the machine's own network stays as it is
+			cmd.Flags().Visit(func(flag *pflag.Flag) {
+				if flag.Name != "wait" && flag.Name != "proxy-env" && flag.Name != "loopback" {
+					f.tunnel = append(f.tunnel, flag.Name)
+				}
+			})
 			return a.exec(cmd.Context(), args[0], args[1:], f)
 		},
 	}
+	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error {
+		return usageError(fmt.Errorf("%w; what is the command's goes behind --, as in: wice-go exec IFACE -- CMD", err))
+	})
 	flags := cmd.Flags()
 	f.up.addWaitFlag(flags)
 	f.up.addTunnelFlags(flags)
@@ -74,6 +86,8 @@ func (a *app) exec(ctx context.Context, arg string, argv []string, f execFlags) 
 		} else if faster, dialErr := control.Dial(ctx, a.paths.FindControl(name)); dialErr == nil { // another one was
 			client, err = faster, nil
 		}
+	} else if err == nil {
+		err = a.joining(ctx, name, f)
 	}
 	if err != nil {
 		return err
@@ -87,6 +101,21 @@ func (a *app) exec(ctx context.Context, arg string, argv []string, f execFlags) 
 	}
 	if err == nil && code != 0 {
 		err = &exitError{code: code}
+	}
+	return err
+}
+
+// joining does what the flags ask for where a daemon is there already.
+func (a *app) joining(ctx context.Context, name string, f execFlags) error {
+	if len(f.tunnel) > 0 {
+		a.warn("%s is up already, so these flags count for nothing: --%s", name, strings.Join(f.tunnel, " --"))
+	}
+	if f.up.wait == 0 {
+		return nil
+	}
+	missing, err := a.waitConnected(ctx, name, f.up.wait)
+	if err == nil && len(missing) > 0 {
+		err = notReady("%s is not connected after %v, so the command was not run", missing, name, f.up.wait)
 	}
 	return err
 }
@@ -129,7 +158,15 @@ func (a *app) execDaemon(ctx context.Context, arg string, f upFlags) (*control.C
 	case !slices.ContainsFunc(cfg.Peers, func(p config.Peer) bool { return connectsFirst(cfg, p) }):
 		return client, end, nil
 	}
-	if err := a.waitConnected(ctx, name, limit); err != nil && (strict || ctx.Err() != nil) {
+	missing, err := a.waitConnected(ctx, name, limit)
+	if err == nil && len(missing) > 0 {
+		if strict {
+			err = notReady("%s is not connected after %v, so the command was not run", missing, name, limit)
+		} else {
+			a.warn("not connected after %v; the command runs all the same:\n  %s", limit, strings.Join(missing, "\n  "))
+		}
+	}
+	if err = errors.Join(err, ctx.Err()); err != nil {
 		end()
 		return nil, nil, err
 	}

@@ -108,7 +108,11 @@ func (a *app) up(ctx context.Context, arg string, f upFlags) error {
 	if err != nil || f.wait == 0 {
 		return err
 	}
-	return a.waitConnected(ctx, name, f.wait)
+	missing, err := a.waitConnected(ctx, name, f.wait)
+	if err == nil && len(missing) > 0 {
+		err = notReady("%s is up, but not connected after %v; it goes on trying", missing, name, f.wait)
+	}
+	return err
 }
 
 // findConfig resolves the argument of up: a file, or the name of an interface with a file in one of the known places.
@@ -202,32 +206,35 @@ func setEach[T any](to *[]T, texts []string, parse func(string) (T, error)) erro
 	return errors.Join(errs...)
 }
 
-// waitConnected returns when every peer that takes part in ICE is connected.
-func (a *app) waitConnected(ctx context.Context, name string, limit time.Duration) error {
+// notReady is the error of a wait that did not come true, with what is missing below the text.
+func notReady(format string, missing []string, args ...any) error {
+	return &exitError{exitNotReady, fmt.Errorf(format+":\n  %s", append(args, strings.Join(missing, "\n  "))...)}
+}
+
+// waitConnected returns when every peer that takes part in ICE is connected, or after the limit those that are not, each with the reason.
+func (a *app) waitConnected(ctx context.Context, name string, limit time.Duration) (missing []string, err error) {
 	client, err := control.Dial(ctx, a.paths.FindControl(name))
 	if err != nil {
-		return err
+		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
-	var missing []string
 	for {
 		status, err := client.Status(ctx)
 		switch {
 		case err == nil:
 			if missing = status.NotConnected(); len(missing) == 0 {
-				return nil
+				return nil, nil
 			}
 		case ctx.Err() == nil:
-			return err
+			return nil, err
 		}
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return &exitError{exitNotReady, fmt.Errorf("%s is up, but not connected after %v; it goes on trying:\n  %s",
-				name, limit, strings.Join(missing, "\n  "))}
+			return missing, nil
 		}
 	}
 }
