@@ -62,6 +62,9 @@ func (s *Stack) carryWith(ctx context.Context, in, out net.Conn, buffer int, idl
 	back.Go(func() { s.copyHalf(a, b, buffer) })
 	s.copyHalf(b, a, buffer)
 	back.Wait()
+	for _, c := range []net.Conn{in, out} {
+		_ = c.SetDeadline(time.Time{}) // else gonet's timers keep the connection until they fire; it may have ended
+	}
 }
 
 // halfClosing is one of two connections that are carried. Once one direction has ended, the other ends with silence.
@@ -99,9 +102,25 @@ func (c halfClosing) extend() {
 	}
 }
 
+// carryBuffers has buffers of carryBuffer bytes. They are used again, since gVisor keeps a reference to what was last written until it forgets the
+// connection, which is long after its end for those in TIME-WAIT. It looks at nothing there: what was written has been copied.
+var carryBuffers = sync.Pool{New: func() any { return new([carryBuffer]byte) }}
+
+// carryRoom returns a buffer, and a function that gives it back.
+func carryRoom(size int) (b []byte, giveBack func()) {
+	if size != carryBuffer {
+		return make([]byte, size), func() {}
+	}
+	room := carryBuffers.Get().(*[carryBuffer]byte)
+	return room[:], func() { carryBuffers.Put(room) }
+}
+
 // copyHalf carries one direction.
 func (s *Stack) copyHalf(to, from halfClosing, buffer int) {
-	if _, err := io.CopyBuffer(to, from, make([]byte, buffer)); err != nil {
+	b, giveBack := carryRoom(buffer)
+	_, err := io.CopyBuffer(to, from, b)
+	giveBack()
+	if err != nil {
 		s.reset(err, to.Conn, from.Conn)
 		return
 	}

@@ -184,6 +184,41 @@ func TestProxyLoad(t *testing.T) {
 	eventually(t, "connections in turn leave nothing behind", func() bool { return idle() && back() })
 }
 
+// TestEndedConnectionsKeepNoBuffers checks what a connection that has ended takes until it is forgotten: not the buffers that it was carried with.
+func TestEndedConnectionsKeepNoBuffers(t *testing.T) {
+	const count, most = 500, carryBuffer // bytes for each; the endpoint itself takes a third of it
+	a, b := newWire(t)
+	a.UsePeers(fakePeers{})
+	serveEcho(t, b, 80)
+	p, err := a.ServeSOCKS5(ProxyOptions{Listen: loopback.String()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	heap := func() uint64 {
+		runtime.GC()
+		runtime.GC() // the first leaves what pools have
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	before := heap()
+	for range count {
+		c, err := dialProxy("SOCKS5", p)
+		if err == nil {
+			err = swap(c)
+			c.Close()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, "the connections end", func() bool { return len(p.slots) <= 1 })
+	if after := heap(); after > before+count*most {
+		t.Errorf("%d bytes for each of %d connections that have ended, want at most %d", (after-before)/count, count, most)
+	}
+}
+
 // TestProxyStackClose checks that connections, listeners and associations end with the stack, without anybody closing proxy or forward.
 func TestProxyStackClose(t *testing.T) {
 	a, b := newPair(t)
