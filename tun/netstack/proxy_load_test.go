@@ -89,9 +89,11 @@ func dialProxy(kind string, p *Proxy) (net.Conn, error) {
 	if _, err = c.Write([]byte(r.request)); err == nil {
 		_, err = io.ReadFull(c, answer)
 	}
-	if err != nil || kind == "SOCKS5" && answer[3] != 0 {
+	if err != nil || kind == "SOCKS5" && answer[3] != 0 || kind == "HTTP" && !bytes.HasPrefix(answer, []byte("HTTP/1.1 200 ")) {
+		c.(*net.TCPConn).CloseWrite()
+		more, _ := io.ReadAll(io.LimitReader(c, 1<<10)) // the reason, in an answer of HTTP
 		c.Close()
-		return nil, fmt.Errorf("got %q, %w", answer, err)
+		return nil, fmt.Errorf("got %q, %w", append(answer, more...), err)
 	}
 	return c, nil
 }

@@ -44,7 +44,7 @@ const (
 	minMTU = 68
 	maxMTU = 65535
 	// backlog is how many connections may wait for Accept. A listener often stands for a whole service behind it.
-	backlog = 512
+	backlog = 4096
 	// tcpBuffer and maxTCPBuffer are the sizes, in bytes, that the buffers of a TCP connection start with and can grow
 	// to. 4 MiB are 1 Gbit/s at a round trip of 32 ms. They are limits, not allocations.
 	tcpBuffer    = 1 << 20
