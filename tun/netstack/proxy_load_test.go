@@ -30,7 +30,10 @@ func holds(t *testing.T) held {
 }
 
 // newWire makes two stacks with a wire between them: connections by the thousand without WireGuard's work.
-func newWire(t *testing.T) (a, b *Stack) {
+func newWire(t *testing.T) (a, b *Stack) { return newLossyWire(t, nil) }
+
+// newLossyWire is newWire, and loses the packets for which lost returns true. It is called with those of one direction at a time.
+func newLossyWire(t *testing.T, lost func(toB bool, packet []byte) bool) (a, b *Stack) {
 	t.Helper()
 	ends := make([]*Stack, 2)
 	for n, address := range []netip.Addr{a4, b4} {
@@ -49,13 +52,15 @@ func newWire(t *testing.T) (a, b *Stack) {
 				bufs[i] = make([]byte, maxMTU)
 			}
 			for {
-				n, err := from.Read(bufs, sizes, 0)
+				k, err := from.Read(bufs, sizes, 0)
 				if err != nil {
 					return
 				}
-				packets := make([][]byte, n)
-				for i := range packets {
-					packets[i] = bufs[i][:sizes[i]]
+				var packets [][]byte
+				for i := range k {
+					if p := bufs[i][:sizes[i]]; lost == nil || !lost(n == 0, p) {
+						packets = append(packets, p)
+					}
 				}
 				to.Write(packets, 0) // an error is that of the end
 			}

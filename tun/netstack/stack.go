@@ -52,6 +52,10 @@ const (
 	// timeWait is how long a connection is remembered that this side has ended first: less than keepAliveIdle. gVisor sends its keep-alive
 	// probes even then, and a listener at the other end, if it is gVisor's too, takes some of them for the end of a handshake with SYN cookies.
 	timeWait = tcpip.TCPTimeWaitTimeoutOption(10 * time.Second)
+	// finWait is how long a connection that was closed is remembered for the other side's end: less than timeWait. A side that has sent its end
+	// twice is in FIN-WAIT-2 with gVisor although both have ended. The other may use its port anew after timeWait, and what gVisor does then with
+	// several segments in a moment can be a refusal.
+	finWait = tcpip.TCPLingerTimeoutOption(5 * time.Second)
 )
 
 // Stack is one TCP/IP stack with one interface. All methods are safe for concurrent use.
@@ -130,11 +134,11 @@ func (s *Stack) setUp(addresses []netip.Addr) error {
 // each. RACK is on, and takes late acknowledgements for losses, as every batch of a tunnel makes them; duplicate
 // acknowledgements find losses without that.
 func (s *Stack) tune() error {
-	wait := timeWait
+	wait, lingering := timeWait, finWait
 	sack, recovery, moderate := tcpip.TCPSACKEnabled(true), tcpip.TCPRecovery(0), tcpip.TCPModerateReceiveBufferOption(true)
 	receive := tcpip.TCPReceiveBufferSizeRangeOption{Min: tcp.MinBufferSize, Default: tcpBuffer, Max: maxTCPBuffer}
 	send := tcpip.TCPSendBufferSizeRangeOption{Min: tcp.MinBufferSize, Default: tcpBuffer, Max: maxTCPBuffer}
-	for _, option := range []tcpip.SettableTransportProtocolOption{&wait, &sack, &recovery, &moderate, &receive, &send} {
+	for _, option := range []tcpip.SettableTransportProtocolOption{&wait, &lingering, &sack, &recovery, &moderate, &receive, &send} {
 		if err := s.stack.SetTransportProtocolOption(tcp.ProtocolNumber, option); err != nil {
 			return fmt.Errorf("set TCP option %T: %s", option, err)
 		}

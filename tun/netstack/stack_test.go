@@ -13,6 +13,7 @@ import (
 	"net/netip"
 	"os"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -21,6 +22,8 @@ import (
 	"golang.org/x/net/ipv4"
 	"golang.zx2c4.com/wireguard/conn"
 	"golang.zx2c4.com/wireguard/device"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 
 	"github.com/wice-go/wice-go/proto/key"
 )
@@ -339,5 +342,54 @@ func TestRefused(t *testing.T) {
 	}
 	if _, err := s.DialUDP(netip.AddrPortFrom(a6, 0), netip.AddrPortFrom(b4, 1)); err == nil {
 		t.Error("two families in one connection")
+	}
+}
+
+// TestForgottenBeforePortIsReused has the acknowledgement of an end be lost, so that the end is sent twice: the other side must not remember the
+// connection for longer than the one that may use its port for another.
+func TestForgottenBeforePortIsReused(t *testing.T) {
+	t.Parallel()
+	var ended, lost atomic.Bool
+	a, b := newLossyWire(t, func(toB bool, packet []byte) bool {
+		segment := header.TCP(header.IPv4(packet).Payload())
+		if toB {
+			return ended.Load() && segment.Flags() == header.TCPFlagAck && lost.CompareAndSwap(false, true)
+		}
+		if segment.Flags().Contains(header.TCPFlagFin) {
+			ended.Store(true)
+		}
+		return false
+	})
+	serveEcho(t, b, 80)
+	c, err := a.DialContext(testContext(t), "tcp", "10.0.0.2:80")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := swap(c); err != nil {
+		t.Fatal(err)
+	}
+	c.Close()
+	remembered := func(s *Stack) (found bool) {
+		s.connections(func(_ *tcp.Endpoint, state tcp.EndpointState) bool {
+			found = state != tcp.StateListen
+			return !found
+		})
+		return found
+	}
+	if !remembered(a) {
+		t.Error("the side that ended first has forgotten the connection at once")
+	}
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(time.Minute); remembered(a); <-tick.C {
+		if time.Now().After(deadline) {
+			t.Fatal("the connection is remembered for a minute")
+		}
+	}
+	if remembered(b) {
+		t.Error("one side has forgotten the connection, not the other")
+	}
+	if !lost.Load() {
+		t.Error("no acknowledgement was lost")
 	}
 }
