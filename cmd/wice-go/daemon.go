@@ -148,7 +148,7 @@ func (r *running) run(ctx context.Context) (err error) {
 	}
 }
 
-// setUp follows the order of wg-quick: PreUp, link, keys and peers, addresses and routes, PostUp.
+// setUp follows the order of wg-quick: PreUp, link, keys and peers, addresses and routes, PostUp. Rights that were for this alone are dropped then.
 func (r *running) setUp(ctx context.Context) error {
 	i := &r.cfg.Interface
 	serve, err := r.openControl()
@@ -209,6 +209,7 @@ func (r *running) setUp(ctx context.Context) error {
 	if len(i.PreDown) > 0 {
 		r.later(func() error { return r.hooks(context.Background(), "PreDown", i.PreDown) })
 	}
+	r.dropRights()
 	serve()
 	return nil
 }
