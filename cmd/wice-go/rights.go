@@ -27,7 +27,7 @@ func (r *running) dropRights() {
 		r.ready.say("the daemon keeps rights that it does not need: %v", err)
 	case kept == nil:
 	case need.commands:
-		r.log.Info("capabilities were given up; commands that are still to be run get all of them back", "kept", strings.Join(kept, " "))
+		r.log.Info("capabilities were given up; commands that are still to be run have those that the daemon was started with", "kept", strings.Join(kept, " "))
 	default:
 		r.log.Info("capabilities were given up for good", "kept", strings.Join(kept, " "))
 	}
