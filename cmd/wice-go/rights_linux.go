@@ -17,7 +17,7 @@ import (
 // up, or only what holds in a user namespace.
 //
 // Programs that the daemon runs get no more than it has itself, unless there are commands: by execve root gets all that is in the bounding set,
-// which stays then.
+// which stays then, and under PR_SET_NO_NEW_PRIVS, as from units of systemd, no more than is permitted to the daemon.
 func dropCapabilities(need rights) (kept []string, err error) {
 	before := cap.GetProc()
 	if before.String() == cap.NewSet().String() || inUserNamespace() {
@@ -39,11 +39,15 @@ func dropCapabilities(need rights) (kept []string, err error) {
 		}
 	}
 	permitted := keep
-	if need.commands {
+	if !need.commands {
+		if err := bound(values(func(v cap.Value) bool { return !slices.Contains(keep, v) })); err != nil {
+			return nil, err
+		}
+	} else if bounded, err := cap.Prctl(unix.PR_GET_NO_NEW_PRIVS); err != nil || bounded != 0 {
+		permitted = all // what execve gives has to be permitted here
+	} else {
 		// What a daemon that is not root's hands to its commands.
 		permitted = append(slices.Clone(keep), values(func(v cap.Value) bool { is, err := cap.GetAmbient(v); return err == nil && is })...)
-	} else if err := bound(values(func(v cap.Value) bool { return !slices.Contains(keep, v) })); err != nil {
-		return nil, err
 	}
 	if err := limit(before, permitted, keep); err != nil {
 		return nil, err

@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 	"kernel.org/pub/linux/libs/security/libcap/cap"
 )
 
@@ -21,6 +22,7 @@ import (
 type dropCase struct {
 	Ping, Commands bool
 	File           string
+	NoNew          bool // the process is under PR_SET_NO_NEW_PRIVS already
 }
 
 // dropped is what dropHere prints.
@@ -69,6 +71,11 @@ func dropWith(argument string) (d dropped, err error) {
 	for range 8 {
 		go thread()
 		<-ready
+	}
+	if c.NoNew {
+		if _, err := cap.Prctlw(unix.PR_SET_NO_NEW_PRIVS, 1); err != nil {
+			return d, err
+		}
 	}
 	if d.Kept, err = dropCapabilities(rights{ping: c.Ping, commands: c.Commands, file: c.File}); err != nil {
 		return d, err
@@ -137,6 +144,8 @@ func TestDropCapabilities(t *testing.T) {
 		{"file of another user", dropCase{File: lent}, nil, only("1402", override, bind, admin)},
 		{"commands", dropCase{Ping: true, Commands: true}, nil,
 			dropped{[]string{bind, admin, raw}, []string{"3400 3400 " + all + " 0"}, fmt.Sprintf("%s %[1]s %[1]s 0", all)}},
+		{"commands under a unit", dropCase{Commands: true, NoNew: true}, nil,
+			dropped{[]string{bind, admin}, []string{all + " 1400 " + all + " 1"}, fmt.Sprintf("%s %[1]s %[1]s 1", all)}},
 		{"user of a service", dropCase{Ping: true}, service,
 			dropped{[]string{admin}, []string{"1000 1000 " + all + " 1"}, "1000 1000 " + all + " 1"}},
 		{"user of a service, with commands", dropCase{Commands: true}, service,
