@@ -10,8 +10,8 @@ type rights struct {
 	commands bool
 }
 
-// dropRights gives up the rights that were for setting the interface up. It is called when that is over, and before anybody is answered. A
-// daemon that can't works as well as one that can: that is a warning.
+// dropRights gives up the rights that were for setting the interface up. It is called when that is over, and before the control socket answers
+// and readiness is told. A daemon that can't works as well as one that can: that is a warning.
 func (r *running) dropRights() {
 	var need rights
 	need.ping = r.stack == nil
