@@ -58,6 +58,13 @@ func (d *Configured) Warnings() []error {
 	return slices.Clone(d.warnings)
 }
 
+// RunsScripts reports whether to take the interface down means to run programs of others that may need any right: resolvconf tells whoever
+// resolves names, and restarts them.
+func (d *Configured) RunsScripts() bool {
+	_, found := d.journal.find(func(s step) bool { return s.Interface == d.name && s.Kind == stepDNS && s.Method == "resolvconf" })
+	return found
+}
+
 // SetFwMark changes Config.FwMark, which is to be on the tunnel's own sockets. It is refused while there is a default route, whose rules have
 // the present one.
 func (d *Configured) SetFwMark(mark uint32) error {

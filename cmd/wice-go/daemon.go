@@ -26,7 +26,8 @@ import (
 	"github.com/wice-go/wice-go/tun/share"
 )
 
-// notePostDown marks the commands in the journal that are to be run when the daemon died before it could run them.
+// notePostDown marks the commands in the journal that are to be run when the daemon died before it could run them. An empty one says that those
+// before it were run: the journal may be kept for something else.
 const notePostDown = "post-down"
 
 // runForeground serves the interface as its file says until it is told to stop.
@@ -148,7 +149,7 @@ func (r *running) run(ctx context.Context) (err error) {
 	}
 }
 
-// setUp follows the order of wg-quick: PreUp, link, keys and peers, addresses and routes, PostUp.
+// setUp follows the order of wg-quick: PreUp, link, keys and peers, addresses and routes, PostUp. Rights that were for this alone are dropped then.
 func (r *running) setUp(ctx context.Context) error {
 	i := &r.cfg.Interface
 	serve, err := r.openControl()
@@ -174,7 +175,9 @@ func (r *running) setUp(ctx context.Context) error {
 				return err
 			}
 		}
-		r.later(func() error { return r.hooks(context.Background(), "PostDown", i.PostDown) })
+		r.later(func() error {
+			return errors.Join(r.hooks(context.Background(), "PostDown", i.PostDown), journal.Note(notePostDown, ""))
+		})
 	}
 	kernel, err := r.openTun()
 	if err != nil {
@@ -209,6 +212,7 @@ func (r *running) setUp(ctx context.Context) error {
 	if len(i.PreDown) > 0 {
 		r.later(func() error { return r.hooks(context.Background(), "PreDown", i.PreDown) })
 	}
+	r.dropRights()
 	serve()
 	return nil
 }
@@ -274,12 +278,10 @@ func (r *running) openJournal(ctx context.Context) (*tun.Journal, error) {
 	if err := tun.Recover(path); err != nil {
 		return nil, fmt.Errorf("undo what the last daemon of %s left: %w", r.name, err)
 	}
-	for _, n := range notes {
-		if n.Kind == notePostDown {
-			r.log.Info("the last daemon died before its PostDown: running it now", "command", n.Value)
-			if err := r.hooks(ctx, "PostDown", []string{n.Value}); err != nil {
-				r.log.Warn("PostDown of the last daemon failed", "err", err)
-			}
+	for _, command := range leftCommands(notes) {
+		r.log.Info("the last daemon died before its PostDown: running it now", "command", command)
+		if err := r.hooks(ctx, "PostDown", []string{command}); err != nil {
+			r.log.Warn("PostDown of the last daemon failed", "err", err)
 		}
 	}
 	journal, err := tun.OpenJournal(path)
@@ -288,6 +290,20 @@ func (r *running) openJournal(ctx context.Context) (*tun.Journal, error) {
 	}
 	r.later(journal.Close)
 	return journal, nil
+}
+
+// leftCommands are those of the notes that were not run.
+func leftCommands(notes []tun.Note) (commands []string) {
+	for _, n := range notes {
+		switch {
+		case n.Kind != notePostDown:
+		case n.Value == "":
+			commands = nil
+		default:
+			commands = append(commands, n.Value)
+		}
+	}
+	return commands
 }
 
 // openTun opens the kernel's TUN. It returns nil where a userspace stack is wanted, or the kernel's is not permitted.

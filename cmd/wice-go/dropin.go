@@ -140,6 +140,7 @@ func (r *running) setUpDropIn(ctx context.Context) error {
 	if err := t.Up(0); err != nil {
 		return err
 	}
+	r.dropRights()
 	serveUAPI()
 	serve()
 	return nil

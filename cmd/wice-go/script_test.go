@@ -25,7 +25,7 @@ import (
 // TestMain makes the real program a command of the scripts. A copy of this test stands in for it, under its name, by which it knows that it
 // is to be the program; so do the daemons that it starts.
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"wice-go": main})
+	testscript.Main(m, map[string]func(){"wice-go": main, "drop-here": dropHere})
 }
 
 // scriptPatience is for what takes a fraction of a second on an idle machine.

@@ -3,7 +3,9 @@ package e2e
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -61,6 +63,43 @@ func TestNothingIsLeft(t *testing.T) {
 		}
 		na.asBefore(before, cleanLimit)
 	}
+}
+
+// A journal that is kept, as something could not be taken back, has the next daemon do that, and not run PostDown once more.
+func TestPostDownOnce(t *testing.T) {
+	w := newWorld(t, natlab.Config{LANOnly: true, A: natlab.Site{Hosts: 1}})
+	n := w.node(w.lab.A[0], "DNS = 10.99.0.53", "PostDown = echo down >>/run/log/downs")
+	tools := filepath.Join(filepath.Dir(n.file), "sbin")
+	const script = "#!/bin/sh\n[ $1 = -a ] || ! rm /run/log/broken 2>/dev/null\n"
+	for _, err := range []error{os.Mkdir(tools, 0o755), os.WriteFile(filepath.Join(tools, "resolvconf"), []byte(script), 0o755)} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	n.env = append(n.env, "PATH="+tools+":"+os.Getenv("PATH"))
+	before := n.snapshot()
+	n.up()
+	n.ok("touch", "/run/log/broken")
+	n.down()
+	n.gone(patience)
+	if s := n.snapshot(); !strings.Contains(s["files in /run"], ".journal") {
+		t.Fatalf("there is no journal of the DNS that is left: %v", s["files in /run"])
+	}
+	downs := func() string { return n.ok("cat", "/run/log/downs").stdout }
+	if got := downs(); got != "down\n" {
+		t.Errorf("got %q", got)
+	}
+	n.up()
+	if got := downs(); got != "down\n" {
+		t.Errorf("the next daemon has run PostDown again: %q", got)
+	}
+	n.signal(syscall.SIGKILL)
+	n.up()
+	if got := downs(); got != "down\ndown\n" {
+		t.Errorf("nobody has run PostDown of a daemon that died: %q", got)
+	}
+	n.down()
+	n.asBefore(before, cleanLimit)
 }
 
 // Full tunnels never route themselves: signaling and the path to the peer, also through TURN, stay outside; and a crash leaves nothing

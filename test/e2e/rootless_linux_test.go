@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/wice-go/wice-go/proto/key"
 	"github.com/wice-go/wice-go/test/natlab"
 	"github.com/wice-go/wice-go/test/program"
 )
@@ -64,6 +65,49 @@ func TestRootless(t *testing.T) {
 	na.gone(cleanLimit)
 	removeNobody(na)
 	na.asBefore(before, cleanLimit)
+}
+
+// wgInside has wg find a user's sockets where it looks, as docs/configuration.md says.
+const wgInside = `mount --bind "$XDG_RUNTIME_DIR/wireguard" /mnt && mount -t tmpfs run /run && mkdir /run/wireguard && mount --move /mnt /run/wireguard && exec wg "$@"`
+
+// wg itself sees and sets a rootless interface: in a namespace of the user, or by a link that root makes.
+func TestRootlessWG(t *testing.T) {
+	for _, tool := range []string{"setpriv", "unshare"} {
+		needTool(t, tool)
+	}
+	w := newWorld(t, natlab.Config{LANOnly: true, A: natlab.Site{Hosts: 1}})
+	n := w.node(w.lab.A[0])
+	n.peers = []peer{{key: key.NewPrivate().Public(), allowed: []string{"10.99.0.9/32"}}}
+	before := n.snapshot()
+	expect(t, asNobody(n, "up", nobodyFile(n, n.config(), 0o600, 65534)), 0)
+	if r := nobodyRuns(n, "wg", "show"); r.stdout != "" {
+		t.Errorf("wg finds the socket by itself: %v", r)
+	}
+	inside := func(args ...string) result {
+		t.Helper()
+		r := nobodyRuns(n, "unshare", append([]string{"-rm", "sh", "-c", wgInside, "wg"}, args...)...)
+		expect(t, r, 0)
+		return r
+	}
+	inside("set", iface, "listen-port", "4444", "peer", n.peers[0].key.String(), "persistent-keepalive", "7")
+	want := asNobody(n, "show", iface, "dump").stdout
+	if got := inside("show", iface, "dump").stdout; got != want || !strings.Contains(got, "\t4444\t") || !strings.HasSuffix(got, "\t7\n") {
+		t.Errorf("wg in a namespace: got %q, want %q", got, want)
+	}
+
+	n.ok("mkdir", "-p", "/var/run/wireguard")
+	n.ok("ln", "-s", "/run/nobody/wireguard/"+iface+".sock", "/var/run/wireguard/")
+	if got := n.ok("wg", "show", iface, "dump").stdout; got != want {
+		t.Errorf("root's wg by a link: got %q, want %q", got, want)
+	}
+	if got := nobodyRuns(n, "wg", "show", iface, "dump").stdout; got != want {
+		t.Errorf("the user's wg by a link: got %q, want %q", got, want)
+	}
+	n.ok("rm", "/var/run/wireguard/"+iface+".sock") // the link, which is not what the daemon watches
+	expect(t, asNobody(n, "down", iface), 0)
+	n.gone(cleanLimit)
+	removeNobody(n)
+	n.asBefore(before, cleanLimit)
 }
 
 // echo runs a server on the node's host that sends back what it gets.

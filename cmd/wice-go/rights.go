@@ -1,0 +1,34 @@
+package main
+
+import "strings"
+
+// rights is what a daemon needs to be able to do once its interface is up, beside what every daemon needs.
+type rights struct {
+	ping bool   // by the kernel's stack
+	file string // to be read by a reload and replaced by a save; "": none is
+	// Commands of the administrator are still to be run, such as PostDown: nobody knows what they need.
+	commands bool
+}
+
+// dropRights gives up the rights that were for setting the interface up. It is called when that is over, and before the control socket answers
+// and readiness is told. A daemon that can't works as well as one that can: that is a warning.
+func (r *running) dropRights() {
+	var need rights
+	need.ping = r.stack == nil
+	if !r.dropIn {
+		i := &r.cfg.Interface
+		need.file = r.cfg.File
+		need.commands = len(i.PreDown)+len(i.PostDown) > 0 || r.configured != nil && r.configured.RunsScripts()
+	}
+	kept, err := dropCapabilities(need)
+	switch {
+	case err != nil:
+		r.log.Warn("the daemon keeps rights that it does not need", "err", err)
+		r.ready.say("the daemon keeps rights that it does not need: %v", err)
+	case kept == nil:
+	case need.commands:
+		r.log.Info("capabilities were given up; commands that are still to be run have those that the daemon was started with", "kept", strings.Join(kept, " "))
+	default:
+		r.log.Info("capabilities were given up for good", "kept", strings.Join(kept, " "))
+	}
+}
