@@ -202,7 +202,7 @@ func (b *Bind) sendPath(bufs [][]byte, p *Path) error {
 func (b *Bind) sendUDP(bufs [][]byte, e *Endpoint) error {
 	if e.dst.Port() == 0 {
 		b.stats.noPath.Add(uint64(len(bufs)))
-		return nil // noEndpoint, come back from "wg showconf"
+		return nil // NoEndpoint, come back from "wg showconf"
 	}
 	s := b.socks.Load()
 	if s == nil {

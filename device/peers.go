@@ -57,7 +57,7 @@ func (d *Device) isICE(pk key.Public) bool {
 
 // reconcile makes sessions and endpoints follow WireGuard's own table of peers, which the operation may have changed. The caller holds
 // uapiMu.
-func (d *Device) reconcile(set setOperation) error {
+func (d *Device) reconcile(set *setOperation) error {
 	state, err := d.readState()
 	if err != nil {
 		return err
@@ -74,7 +74,7 @@ func (d *Device) reconcile(set setOperation) error {
 		d.identity = state.privateKey
 		d.mu.Unlock()
 	}
-	wanted := make(map[key.Public]bool)
+	wanted := make(map[key.Public]bool, len(state.peers))
 	static := make(map[key.Public]netip.AddrPort)
 	var detached []key.Public // peers whose endpoint in WireGuard is not that of the bind
 	d.mu.Lock()
@@ -271,6 +271,17 @@ func (d *Device) staticPath(pk key.Public) *bind.Path {
 	return nil
 }
 
+// setPlain makes WireGuard send to an address that ICE has nothing to do with.
+func (d *Device) setPlain(pk key.Public, addr netip.AddrPort) {
+	wp := d.wg.LookupPeer(wgdevice.NoisePublicKey(pk))
+	if wp == nil {
+		return
+	}
+	if ep, err := d.bind.ParseEndpoint(addr.String()); err == nil {
+		wp.SetEndpointFromPacket(ep)
+	}
+}
+
 // onPath follows the pair that ICE selected. It runs on the session's goroutine.
 func (d *Device) onPath(p *peer, path *session.Path) {
 	p.mu.Lock()
@@ -419,6 +430,14 @@ func (d *Device) stopSignaling() {
 	clear(d.peers)
 	d.mu.Unlock()
 	d.closePeers(peers)
+	for _, p := range peers {
+		d.mu.RLock()
+		addr, ok := d.static[p.key]
+		d.mu.RUnlock()
+		if ok {
+			d.setPlain(p.key, addr) // else the interface forgets it while it is down, or has no key
+		}
+	}
 	if router != nil {
 		router.Close()
 	}
