@@ -18,8 +18,8 @@ import (
 )
 
 const (
-	// maxSetSize bounds one set operation of the UAPI: about 100,000 peers with some allowed IPs each.
-	maxSetSize = 64 << 20
+	// maxSetSize bounds one set operation of the UAPI: as many peers as WireGuard has at most, 65,536, with a dozen allowed IPs each.
+	maxSetSize = 32 << 20
 	// maxSetBytes bounds those of all connections that are being written.
 	maxSetBytes = 2 * maxSetSize
 )
