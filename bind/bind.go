@@ -278,5 +278,29 @@ func (b *Bind) ClearSources() {
 	}
 }
 
+// Held is what the tables of a bind have.
+type Held struct {
+	Peers    int // that have an endpoint
+	Sources  int // of datagrams, that belong to peers
+	ICEConns int // connections of the mux, those of ICE agents
+}
+
+// Held returns the sizes of the tables: what is left of a peer or an agent that is gone shows here.
+func (b *Bind) Held() Held {
+	var h Held
+	b.peersMu.Lock()
+	h.Peers = len(b.peers)
+	b.peersMu.Unlock()
+	b.table.mu.Lock()
+	h.Sources = len(b.table.claims)
+	b.table.mu.Unlock()
+	b.mux.mu.Lock()
+	defer b.mux.mu.Unlock()
+	for _, conns := range b.mux.conns {
+		h.ICEConns += len(conns)
+	}
+	return h
+}
+
 // Stats returns the counts of what went nowhere.
 func (b *Bind) Stats() Stats { return b.stats.snapshot() }

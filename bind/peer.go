@@ -64,14 +64,20 @@ var _ conn.Endpoint = (*PeerEndpoint)(nil)
 // Path returns the current path, nil if there is none.
 func (e *PeerEndpoint) Path() *Path { return e.path.Load() }
 
-// SetWanted sets a function that is called when WireGuard has something to send and there is no path. It runs in WireGuard's
-// sending goroutine with WireGuard's locks held: it must not block, nor call into WireGuard. Nil removes it.
+// SetWanted sets a function that is called when WireGuard has something to send and there is no path, at once if that waits already. It runs in
+// WireGuard's sending goroutine with WireGuard's locks held: it must not block, nor call into WireGuard. Nil removes it.
 func (e *PeerEndpoint) SetWanted(f func()) {
 	if f == nil {
 		e.wanted.Store(nil)
 		return
 	}
 	e.wanted.Store(&f)
+	e.mu.Lock()
+	waits := e.held != nil && e.path.Load() == nil
+	e.mu.Unlock()
+	if waits {
+		f()
+	}
 }
 
 // SetPath makes p the path; nil drops the current one. What the previous path still brings counts for half a minute more. A

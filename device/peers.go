@@ -50,9 +50,10 @@ type peer struct {
 	mtu  pathMTU
 }
 
-// isICE reports whether a peer of WireGuard's table takes part in ICE: unless the file says "off", or nobody can have its key.
-func (d *Device) isICE(pk key.Public) bool {
-	return d.peerConfig(pk).ICE != config.ICEOff && pk.Validate() == nil && len(d.opts.Backends) > 0
+// isICE reports whether a peer of WireGuard's table takes part in ICE: unless the file says "off", or nobody can have its key. That takes
+// long to find out, and is so if valid says it.
+func (d *Device) isICE(pk key.Public, valid bool) bool {
+	return len(d.opts.Backends) > 0 && d.peerConfig(pk).ICE != config.ICEOff && (valid || pk.Validate() == nil)
 }
 
 // reconcile makes sessions and endpoints follow WireGuard's own table of peers, which the operation may have changed. The caller holds
@@ -87,7 +88,7 @@ func (d *Device) reconcile(set *setOperation) error {
 		if addr.IsValid() {
 			static[pk] = addr
 		}
-		if !d.isICE(pk) {
+		if !d.isICE(pk, d.peers[pk] != nil || set.ice[pk]) {
 			continue
 		}
 		wanted[pk] = true
@@ -99,6 +100,11 @@ func (d *Device) reconcile(set *setOperation) error {
 	d.mu.Unlock()
 	d.mapOverlay(state)
 	d.dropPeers(wanted)
+	for pk := range set.ice {
+		if !wanted[pk] || state.privateKey.IsZero() { // made and removed, or without a session
+			d.bind.RemovePeer(pk)
+		}
+	}
 	if state.privateKey.IsZero() {
 		return nil
 	}

@@ -1,13 +1,10 @@
 package device
 
 import (
-	"bufio"
 	"bytes"
 	"errors"
-	"fmt"
 	"io"
 	"net/netip"
-	"strconv"
 	"strings"
 
 	wgdevice "golang.zx2c4.com/wireguard/device"
@@ -15,8 +12,7 @@ import (
 	"github.com/wice-go/wice-go/proto/key"
 )
 
-// ipcSet applies a set operation and makes sessions and endpoints follow. Keep-alives are switched on last: they make wireguard-go send a
-// handshake at once, which must find the endpoint of its peer in place.
+// ipcSet applies a set operation and makes sessions and endpoints follow.
 func (d *Device) ipcSet(text []byte) error {
 	d.uapiMu.Lock()
 	defer d.uapiMu.Unlock()
@@ -28,38 +24,37 @@ func (d *Device) ipcSet(text []byte) error {
 
 // applySet is ipcSet for one that holds uapiMu. Of an operation that fails there remains what was done of it before, as with wireguard-go.
 func (d *Device) applySet(set *setOperation) error {
-	err := errors.Join(d.wg.IpcSetOperation(set), d.reconcile(set))
-	if len(set.keepalives) > 0 {
-		err = errors.Join(err, d.wg.IpcSet(set.keepaliveText()))
-	}
-	return err
+	return errors.Join(d.wg.IpcSetOperation(set), d.reconcile(set))
 }
 
 // setOperation is a set operation that wireguard-go reads line by line, so that what it has read is what it has done but for the last line.
-// Meanwhile it is noted what sessions and endpoints have to know, and keep-alives are kept back. What wireguard-go makes of the two parts, one
-// after the other, is what it makes of the whole.
+// Meanwhile it is noted what sessions and endpoints have to know. A new peer that takes part in ICE gets its endpoint in the bind before
+// wireguard-go starts it, which may well have something to send to it at once: packets that wait, or a keep-alive.
 type setOperation struct {
-	exists func(key.Public) bool // whether wireguard-go has the peer at this moment
+	device *Device
 
 	text    []byte // what is yet to be read
 	line    []byte // the beginning of it, which was looked at
 	pk      key.Public
 	section bool // the lines are about pk
+	created bool // by the last line
 
 	// What follows is of the lines that were read.
 	endpoints     map[key.Public]netip.AddrPort // those that it sets; the zero value is that of a peer that it removes, and may add again
 	replacesPeers bool                          // all peers are removed first
-	keepalives    map[key.Public]uint16         // of peers that exist
+	ice           map[key.Public]bool           // peers that it makes, and that take part in ICE
 }
 
 func (d *Device) newSet(text []byte) *setOperation {
-	exists := func(pk key.Public) bool { return d.wg.LookupPeer(wgdevice.NoisePublicKey(pk)) != nil }
-	return &setOperation{exists: exists, text: text, endpoints: make(map[key.Public]netip.AddrPort), keepalives: make(map[key.Public]uint16)}
+	return &setOperation{device: d, text: text, endpoints: make(map[key.Public]netip.AddrPort), ice: make(map[key.Public]bool)}
 }
 
 // Read implements [io.Reader]. It never returns more than one line.
 func (s *setOperation) Read(b []byte) (int, error) {
-	for len(s.line) == 0 {
+	if len(s.line) == 0 {
+		if s.created {
+			s.attach()
+		}
 		if len(s.text) == 0 {
 			return 0, io.EOF
 		}
@@ -68,17 +63,15 @@ func (s *setOperation) Read(b []byte) (int, error) {
 			end = len(s.text)
 		}
 		s.line, s.text = s.text[:end], s.text[end:]
-		if end <= bufio.MaxScanTokenSize && s.note(strings.TrimSuffix(strings.TrimSuffix(string(s.line), "\n"), "\r")) {
-			s.line = nil
-		}
+		s.note(strings.TrimSuffix(strings.TrimSuffix(string(s.line), "\n"), "\r"))
 	}
 	n := copy(b, s.line)
 	s.line = s.line[n:]
 	return n, nil
 }
 
-// note takes in a line before wireguard-go does, and reports whether it is kept back. What is wrong with it wireguard-go finds by itself.
-func (s *setOperation) note(line string) (keep bool) {
+// note takes in a line before wireguard-go does, which finds by itself what is wrong with it.
+func (s *setOperation) note(line string) {
 	name, value, _ := strings.Cut(line, "=")
 	switch name {
 	case "replace_peers":
@@ -87,37 +80,28 @@ func (s *setOperation) note(line string) (keep bool) {
 		var err error
 		s.pk, err = key.ParsePublicHex(value)
 		s.section = err == nil
-		if seconds, late := s.keepalives[s.pk]; late && s.section {
-			// The peer once more, which may be removed now, or was and is made anew: no order may change.
-			delete(s.keepalives, s.pk)
-			if s.exists(s.pk) {
-				s.line = fmt.Appendf(nil, "%s\npersistent_keepalive_interval=%d\n", line, seconds)
-			}
-		}
+		s.created = s.section && s.peer() == nil
 	case "remove":
 		if value == "true" && s.section {
 			s.endpoints[s.pk] = netip.AddrPort{}
-			delete(s.keepalives, s.pk)
 		}
 	case "endpoint":
-		if addr, err := netip.ParseAddrPort(value); err == nil && s.section && s.exists(s.pk) {
+		if addr, err := netip.ParseAddrPort(value); err == nil && s.section && s.peer() != nil {
 			s.endpoints[s.pk] = addr
 		}
-	case "persistent_keepalive_interval":
-		seconds, err := strconv.ParseUint(value, 10, 16)
-		if err == nil && s.section && s.exists(s.pk) {
-			s.keepalives[s.pk] = uint16(seconds)
-			return true
-		}
 	}
-	return false
 }
 
-// keepaliveText is an operation that switches the keep-alives on, and creates no peer.
-func (s *setOperation) keepaliveText() string {
-	var text strings.Builder
-	for pk, seconds := range s.keepalives {
-		fmt.Fprintf(&text, "public_key=%s\nupdate_only=true\npersistent_keepalive_interval=%d\n", pk.Hex(), seconds)
+// peer is that of the section, nil if wireguard-go does not have it at this moment: it is yet to be made, or was removed.
+func (s *setOperation) peer() *wgdevice.Peer {
+	return s.device.wg.LookupPeer(wgdevice.NoisePublicKey(s.pk))
+}
+
+// attach gives a peer that was just made its endpoint.
+func (s *setOperation) attach() {
+	s.created = false
+	if p := s.peer(); p != nil && s.device.isICE(s.pk, s.ice[s.pk]) {
+		s.ice[s.pk] = true
+		p.SetEndpointFromPacket(s.device.bind.Peer(s.pk))
 	}
-	return text.String()
 }
