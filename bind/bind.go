@@ -202,7 +202,7 @@ func (b *Bind) sendPath(bufs [][]byte, p *Path) error {
 func (b *Bind) sendUDP(bufs [][]byte, e *Endpoint) error {
 	if e.dst.Port() == 0 {
 		b.stats.noPath.Add(uint64(len(bufs)))
-		return nil // noEndpoint, come back from "wg showconf"
+		return nil // NoEndpoint, come back from "wg showconf"
 	}
 	s := b.socks.Load()
 	if s == nil {
@@ -276,6 +276,30 @@ func (b *Bind) ClearSources() {
 	for _, e := range b.peers {
 		e.ClearSrc()
 	}
+}
+
+// Held is what the tables of a bind have.
+type Held struct {
+	Peers    int // that have an endpoint
+	Sources  int // of datagrams, that belong to peers
+	ICEConns int // connections of the mux, those of ICE agents
+}
+
+// Held returns the sizes of the tables: what is left of a peer or an agent that is gone shows here.
+func (b *Bind) Held() Held {
+	var h Held
+	b.peersMu.Lock()
+	h.Peers = len(b.peers)
+	b.peersMu.Unlock()
+	b.table.mu.Lock()
+	h.Sources = len(b.table.claims)
+	b.table.mu.Unlock()
+	b.mux.mu.Lock()
+	defer b.mux.mu.Unlock()
+	for _, conns := range b.mux.conns {
+		h.ICEConns += len(conns)
+	}
+	return h
 }
 
 // Stats returns the counts of what went nowhere.

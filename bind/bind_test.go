@@ -141,7 +141,7 @@ func TestSendEdges(t *testing.T) {
 	if err := b.Send([][]byte{{}, {}}, ep); err != nil {
 		t.Errorf("empty packets: %v", err)
 	}
-	none, err := b.ParseEndpoint(noEndpoint)
+	none, err := b.ParseEndpoint(NoEndpoint)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -18,9 +18,9 @@ const pathGrace = 30 * time.Second
 // heldLifetime is WireGuard's Rekey-Timeout: the least time between two initiations to one peer.
 const heldLifetime = 5 * time.Second
 
-// noEndpoint is what [PeerEndpoint.DstToString] returns without a path. WireGuard's tools refuse the whole interface when one
-// endpoint is not a numeric address and a port, and an empty one is not.
-const noEndpoint = "0.0.0.0:0"
+// NoEndpoint is what [PeerEndpoint.DstToString] returns without a path. WireGuard's tools refuse the whole interface when one
+// endpoint is not a numeric address and a port, and an empty one is not. No address prints like it, 0.0.0.0:0 included.
+const NoEndpoint = "0.0.0.0:00"
 
 // PeerEndpoint is the endpoint of a peer that ICE finds the paths to. It stays the same while the paths come and go, so that
 // WireGuard is told of it once. All methods are safe for concurrent use.
@@ -64,14 +64,20 @@ var _ conn.Endpoint = (*PeerEndpoint)(nil)
 // Path returns the current path, nil if there is none.
 func (e *PeerEndpoint) Path() *Path { return e.path.Load() }
 
-// SetWanted sets a function that is called when WireGuard has something to send and there is no path. It runs in WireGuard's
-// sending goroutine with WireGuard's locks held: it must not block, nor call into WireGuard. Nil removes it.
+// SetWanted sets a function that is called when WireGuard has something to send and there is no path, at once if that waits already. It runs in
+// WireGuard's sending goroutine with WireGuard's locks held: it must not block, nor call into WireGuard. Nil removes it.
 func (e *PeerEndpoint) SetWanted(f func()) {
 	if f == nil {
 		e.wanted.Store(nil)
 		return
 	}
 	e.wanted.Store(&f)
+	e.mu.Lock()
+	waits := e.held != nil && e.path.Load() == nil
+	e.mu.Unlock()
+	if waits {
+		f()
+	}
 }
 
 // SetPath makes p the path; nil drops the current one. What the previous path still brings counts for half a minute more. A
@@ -289,12 +295,12 @@ func (e *PeerEndpoint) DstIP() netip.Addr { return e.remote().Addr() }
 // DstToBytes implements [conn.Endpoint]: what WireGuard's cookies are made from.
 func (e *PeerEndpoint) DstToBytes() []byte { return dstBytes(e.remote()) }
 
-// DstToString implements [conn.Endpoint]: the current path's remote address, which "wg show" prints; 0.0.0.0:0 if there is none.
+// DstToString implements [conn.Endpoint]: the current path's remote address, which "wg show" prints; [NoEndpoint] if there is none.
 func (e *PeerEndpoint) DstToString() string {
 	if p := e.path.Load(); p != nil && p.remote.IsValid() {
 		return p.remote.String()
 	}
-	return noEndpoint
+	return NoEndpoint
 }
 
 // PublicKey returns the peer that the endpoint belongs to.

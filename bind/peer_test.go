@@ -73,8 +73,8 @@ func TestEndpointTexts(t *testing.T) {
 	b := New(Options{})
 	defer b.Shutdown()
 	e := b.Peer(testKey(1))
-	if got := e.DstToString(); got != noEndpoint {
-		t.Errorf("without a path: got %q, want %q", got, noEndpoint)
+	if got := e.DstToString(); got != NoEndpoint {
+		t.Errorf("without a path: got %q, want %q", got, NoEndpoint)
 	}
 	if e.DstIP().IsValid() || len(e.DstToBytes()) != len(dstBytes(netip.AddrPort{})) || e.SrcToString() != "" {
 		t.Error("without a path there are addresses")
@@ -92,7 +92,7 @@ func TestEndpointTexts(t *testing.T) {
 	}
 	// What still arrives after the path is gone came from there.
 	e.SetPath(nil)
-	if e.DstToString() != noEndpoint || e.DstIP() != remote.Addr() {
+	if e.DstToString() != NoEndpoint || e.DstIP() != remote.Addr() {
 		t.Errorf("got %s, %s", e.DstToString(), e.DstIP())
 	}
 	if e.PublicKey() != testKey(1) {

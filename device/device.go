@@ -101,6 +101,8 @@ type Device struct {
 	started      bool                          // what runs until Close
 	named        map[key.Public]*namedEndpoint // endpoints of the file that are names
 
+	uapiBytes atomic.Int64 // of set operations that are being written
+
 	closeOnce sync.Once
 
 	mu       sync.RWMutex // guards all following
@@ -143,7 +145,7 @@ func New(opts Options) (*Device, error) {
 	d.wg = wgdevice.NewDevice(d.clamp, d.bind, wireguardLogger(d.log))
 	var err error
 	if d.networkTypes, err = networkTypes(opts.Config, marked(opts.Config)); err == nil && !opts.DropIn {
-		err = d.ipcSet(opts.Config.UAPI())
+		err = d.ipcSet([]byte(opts.Config.UAPI()))
 	}
 	if err != nil {
 		d.Close()
@@ -193,7 +195,7 @@ func (d *Device) startLocked() error {
 	d.mu.Lock()
 	d.up = true
 	d.mu.Unlock()
-	if err := d.reconcile(setOperation{}); err != nil {
+	if err := d.reconcile(&setOperation{}); err != nil {
 		return err
 	}
 	if !d.started {

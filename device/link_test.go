@@ -55,7 +55,7 @@ func TestDropInFollowsLink(t *testing.T) {
 	if s, err := dev.Status(t.Context()); err != nil || len(s.Peers) != 0 {
 		t.Fatalf("got the peers %v, %v before one was set", s.Peers, err)
 	}
-	if err := dev.ipcSet(fmt.Sprintf("private_key=%s\npublic_key=%s\nallowed_ip=10.0.0.2/32\n", alice.Hex(), bob.Public().Hex())); err != nil {
+	if err := dev.ipcSet(fmt.Appendf(nil, "private_key=%s\npublic_key=%s\nallowed_ip=10.0.0.2/32\n", alice.Hex(), bob.Public().Hex())); err != nil {
 		t.Fatal(err)
 	}
 	connected := func(s *control.Status) bool { return len(s.Peers) == 1 && s.Peers[0].State == control.StateConnected }
@@ -90,7 +90,7 @@ func TestDropInFollowsLink(t *testing.T) {
 	dev.mark = 0
 	dev.uapiMu.Unlock()
 	if err == nil {
-		err = dev.ipcSet("")
+		err = dev.ipcSet(nil)
 	}
 	if err != nil {
 		t.Fatal(err)

@@ -50,14 +50,15 @@ type peer struct {
 	mtu  pathMTU
 }
 
-// isICE reports whether a peer of WireGuard's table takes part in ICE: unless the file says "off", or nobody can have its key.
-func (d *Device) isICE(pk key.Public) bool {
-	return d.peerConfig(pk).ICE != config.ICEOff && pk.Validate() == nil && len(d.opts.Backends) > 0
+// isICE reports whether a peer of WireGuard's table takes part in ICE: unless the file says "off", or nobody can have its key. That takes
+// long to find out, and is so if valid says it.
+func (d *Device) isICE(pk key.Public, valid bool) bool {
+	return len(d.opts.Backends) > 0 && d.peerConfig(pk).ICE != config.ICEOff && (valid || pk.Validate() == nil)
 }
 
 // reconcile makes sessions and endpoints follow WireGuard's own table of peers, which the operation may have changed. The caller holds
 // uapiMu.
-func (d *Device) reconcile(set setOperation) error {
+func (d *Device) reconcile(set *setOperation) error {
 	state, err := d.readState()
 	if err != nil {
 		return err
@@ -74,7 +75,7 @@ func (d *Device) reconcile(set setOperation) error {
 		d.identity = state.privateKey
 		d.mu.Unlock()
 	}
-	wanted := make(map[key.Public]bool)
+	wanted := make(map[key.Public]bool, len(state.peers))
 	static := make(map[key.Public]netip.AddrPort)
 	var detached []key.Public // peers whose endpoint in WireGuard is not that of the bind
 	d.mu.Lock()
@@ -87,7 +88,7 @@ func (d *Device) reconcile(set setOperation) error {
 		if addr.IsValid() {
 			static[pk] = addr
 		}
-		if !d.isICE(pk) {
+		if !d.isICE(pk, d.peers[pk] != nil || set.ice[pk]) {
 			continue
 		}
 		wanted[pk] = true
@@ -99,6 +100,11 @@ func (d *Device) reconcile(set setOperation) error {
 	d.mu.Unlock()
 	d.mapOverlay(state)
 	d.dropPeers(wanted)
+	for pk := range set.ice {
+		if !wanted[pk] || state.privateKey.IsZero() { // made and removed, or without a session
+			d.bind.RemovePeer(pk)
+		}
+	}
 	if state.privateKey.IsZero() {
 		return nil
 	}
@@ -271,6 +277,17 @@ func (d *Device) staticPath(pk key.Public) *bind.Path {
 	return nil
 }
 
+// setPlain makes WireGuard send to an address that ICE has nothing to do with.
+func (d *Device) setPlain(pk key.Public, addr netip.AddrPort) {
+	wp := d.wg.LookupPeer(wgdevice.NoisePublicKey(pk))
+	if wp == nil {
+		return
+	}
+	if ep, err := d.bind.ParseEndpoint(addr.String()); err == nil {
+		wp.SetEndpointFromPacket(ep)
+	}
+}
+
 // onPath follows the pair that ICE selected. It runs on the session's goroutine.
 func (d *Device) onPath(p *peer, path *session.Path) {
 	p.mu.Lock()
@@ -419,6 +436,14 @@ func (d *Device) stopSignaling() {
 	clear(d.peers)
 	d.mu.Unlock()
 	d.closePeers(peers)
+	for _, p := range peers {
+		d.mu.RLock()
+		addr, ok := d.static[p.key]
+		d.mu.RUnlock()
+		if ok {
+			d.setPlain(p.key, addr) // else the interface forgets it while it is down, or has no key
+		}
+	}
 	if router != nil {
 		router.Close()
 	}

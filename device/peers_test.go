@@ -150,7 +150,7 @@ func TestClosedRefuses(t *testing.T) {
 	if err := a.Up(0); err == nil {
 		t.Error("up: got no error")
 	}
-	if err := a.ipcSet("public_key=" + key.NewPrivate().Public().Hex() + "\n"); err == nil || len(a.peers) != 0 {
+	if err := a.ipcSet([]byte("public_key=" + key.NewPrivate().Public().Hex() + "\n")); err == nil || len(a.peers) != 0 {
 		t.Errorf("set: got %v and %d sessions", err, len(a.peers))
 	}
 }

@@ -4,8 +4,6 @@ import (
 	"fmt"
 	"net/netip"
 
-	wgdevice "golang.zx2c4.com/wireguard/device"
-
 	"github.com/wice-go/wice-go/device/config"
 	"github.com/wice-go/wice-go/proto/key"
 )
@@ -55,7 +53,7 @@ func (d *Device) Reload(file *config.Config) (*config.Reload, error) {
 		}
 	}
 	d.file.Store(newSettings(plan.Config))
-	set := splitSet(plan.Set)
+	set := d.newSet([]byte(plan.Set))
 	var named []*namedEndpoint
 	var plain []func()
 	for _, c := range plan.Changes {
@@ -63,9 +61,7 @@ func (d *Device) Reload(file *config.Config) (*config.Reload, error) {
 			d.stopNamed(c.Peer)
 		}
 		if c.Has("Endpoint") {
-			if _, numeric := set.endpoints[c.Peer]; !numeric {
-				set.endpoints[c.Peer] = netip.AddrPort{} // it has none any more, or none yet
-			}
+			set.endpoints[c.Peer] = netip.AddrPort{} // it has none any more, or none yet, unless the operation sets one
 		}
 		if c.Has("ICE") && d.peerConfig(c.Peer).ICE == config.ICEOff {
 			plain = append(plain, d.plainLater(c.Peer))
@@ -136,12 +132,8 @@ func (d *Device) plainLater(pk key.Public) func() {
 			addr = static
 		}
 		d.mu.RUnlock()
-		wp := d.wg.LookupPeer(wgdevice.NoisePublicKey(pk))
-		if wp == nil || !addr.IsValid() || addr.Port() == 0 {
-			return
-		}
-		if ep, err := d.bind.ParseEndpoint(addr.String()); err == nil {
-			wp.SetEndpointFromPacket(ep)
+		if addr.IsValid() && addr.Port() != 0 {
+			d.setPlain(pk, addr)
 		}
 	}
 }

@@ -1,7 +1,6 @@
 package device
 
 import (
-	"bufio"
 	"bytes"
 	"encoding/hex"
 	"fmt"
@@ -31,20 +30,19 @@ type wgPeer struct {
 }
 
 func (d *Device) readState() (*wgState, error) {
-	var buf bytes.Buffer
-	if err := d.ipcGet(&buf); err != nil {
+	text, err := d.ipcGet()
+	if err != nil {
 		return nil, fmt.Errorf("read WireGuard's state: %w", err)
 	}
-	return parseState(&buf)
+	return parseState(text)
 }
 
 // parseState reads a "get" operation of the UAPI.
-func parseState(r *bytes.Buffer) (*wgState, error) {
-	s := &wgState{}
+func parseState(text []byte) (*wgState, error) {
+	s := &wgState{peers: make([]wgPeer, 0, bytes.Count(text, []byte("public_key=")))}
 	var p *wgPeer
-	lines := bufio.NewScanner(r)
-	for lines.Scan() {
-		name, value, _ := strings.Cut(lines.Text(), "=")
+	for line := range bytes.Lines(text) {
+		name, value, _ := strings.Cut(strings.TrimRight(string(line), "\r\n"), "=")
 		if name == "public_key" {
 			pk, err := key.ParsePublicHex(value)
 			if err != nil {
@@ -64,7 +62,7 @@ func parseState(r *bytes.Buffer) (*wgState, error) {
 			return nil, fmt.Errorf("UAPI %s: %w", name, err)
 		}
 	}
-	return s, lines.Err()
+	return s, nil
 }
 
 func (s *wgState) set(name, value string) (err error) {

@@ -8,19 +8,21 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"net/netip"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
 
 	"golang.zx2c4.com/wireguard/ipc"
 
-	"github.com/wice-go/wice-go/proto/key"
+	"github.com/wice-go/wice-go/bind"
 )
 
-// maxSetSize bounds one set operation of the UAPI: about 100,000 peers with some allowed IPs each.
-const maxSetSize = 64 << 20
+const (
+	// maxSetSize bounds one set operation of the UAPI: as many peers as WireGuard has at most, 65,536, with a dozen allowed IPs each.
+	maxSetSize = 32 << 20
+	// maxSetBytes bounds those of all connections that are being written.
+	maxSetBytes = 2 * maxSetSize
+)
 
 // HandleUAPI serves one connection of WireGuard's configuration protocol (wireguard.com/xplatform) until it ends. wireguard-go applies
 // the operations; in between stands what ICE needs: a peer gets its session the moment it is set, and "endpoint=" is left out while a
@@ -29,11 +31,11 @@ func (d *Device) HandleUAPI(c net.Conn) {
 	defer c.Close()
 	in, out := bufio.NewReader(c), bufio.NewWriter(c)
 	for {
-		op, err := in.ReadString('\n')
+		op, err := in.ReadSlice('\n') // an operation has one short line
 		if err != nil {
 			return
 		}
-		switch op {
+		switch string(op) {
 		case "set=1\n":
 			err = d.serveSet(in)
 		case "get=1\n":
@@ -45,9 +47,12 @@ func (d *Device) HandleUAPI(c net.Conn) {
 				err = errInvalid
 				break
 			}
-			err = d.ipcGet(out)
+			var text []byte
+			if text, err = d.ipcGet(); err == nil {
+				_, err = out.Write(text)
+			}
 		default:
-			d.log.Warn("UAPI: unknown operation, connection closed", "operation", strings.TrimSpace(op))
+			d.log.Warn("UAPI: unknown operation, connection closed", "operation", strings.TrimSpace(string(op)))
 			return
 		}
 		fmt.Fprintf(out, "errno=%d\n\n", errno(err))
@@ -60,10 +65,12 @@ func (d *Device) HandleUAPI(c net.Conn) {
 // acceptPause is the time between two attempts to accept a connection where that fails, as without file descriptors.
 const acceptPause = 100 * time.Millisecond
 
-// ServeUAPI accepts connections until the listener or the device is closed. Then it ends those that are open, and returns.
+// ServeUAPI accepts connections until the listener or the device is closed. Then it ends those that are open, and returns. Of too many open
+// ones, those end that were silent for the longest time, so that a new one always has its answer.
 func (d *Device) ServeUAPI(l net.Listener) {
 	var conns sync.WaitGroup
 	defer conns.Wait()
+	var open connQueue
 	ctx, cancel := context.WithCancel(d.ctx)
 	defer cancel()
 	for {
@@ -84,7 +91,9 @@ func (d *Device) ServeUAPI(l net.Listener) {
 		conns.Go(func() {
 			stop := context.AfterFunc(ctx, func() { c.Close() })
 			defer stop()
-			d.HandleUAPI(c)
+			q := open.add(c)
+			defer open.remove(q)
+			d.HandleUAPI(q)
 		})
 	}
 }
@@ -102,7 +111,7 @@ func (e *uapiError) ErrorCode() int64 { return e.code }
 var (
 	errInvalid = &uapiError{ipc.IpcErrorInvalid, errors.New("trailing character in UAPI get")}
 	errClosed  = &uapiError{ipc.IpcErrorIO, errors.New("the interface is down")}
-	errTooLong = &uapiError{ipc.IpcErrorIO, fmt.Errorf("set operation of more than %d bytes", maxSetSize)}
+	errTooLong = &uapiError{ipc.IpcErrorIO, fmt.Errorf("set operation of more than %d bytes, or several of more than %d", maxSetSize, maxSetBytes)}
 )
 
 func errno(err error) int64 {
@@ -116,156 +125,53 @@ func errno(err error) int64 {
 	return ipc.IpcErrorUnknown
 }
 
-// serveSet reads one set operation to its blank line, or to the end of input, and applies it.
+// serveSet reads one set operation to its blank line, or to the end of input, and applies it. It is read whole before, so that one that is
+// half written neither holds up the others nor is applied by half.
 func (d *Device) serveSet(in *bufio.Reader) error {
-	var text strings.Builder
-	for {
-		line, err := in.ReadString('\n')
-		if line == "\n" {
-			break
-		}
-		if text.Len()+len(line) > maxSetSize {
+	var text []byte
+	defer func() { d.uapiBytes.Add(-int64(len(text))) }()
+	for atStart := true; ; {
+		part, err := in.ReadSlice('\n')
+		if total := d.uapiBytes.Add(int64(len(part))); total > maxSetBytes || len(text)+len(part) > maxSetSize {
+			d.uapiBytes.Add(-int64(len(part)))
 			return errTooLong
 		}
-		text.WriteString(line)
-		if err == io.EOF {
-			break
-		}
-		if err != nil {
+		text = append(text, part...)
+		blank := atStart && (string(part) == "\n" || string(part) == "\r\n")
+		atStart = err == nil
+		switch {
+		case blank, err == io.EOF:
+			return d.ipcSet(text)
+		case err != nil && err != bufio.ErrBufferFull:
 			return &uapiError{ipc.IpcErrorIO, err}
-		}
-	}
-	return d.ipcSet(text.String())
-}
-
-// ipcSet applies a set operation and makes sessions and endpoints follow. Keep-alives are switched on last: they make wireguard-go send a
-// handshake at once, which must find the endpoint of its peer in place.
-func (d *Device) ipcSet(text string) error {
-	d.uapiMu.Lock()
-	defer d.uapiMu.Unlock()
-	if d.ctx.Err() != nil {
-		return errClosed
-	}
-	return d.applySet(splitSet(text))
-}
-
-// applySet is ipcSet for one that holds uapiMu.
-func (d *Device) applySet(set setOperation) error {
-	if err := d.wg.IpcSet(set.first); err != nil {
-		return errors.Join(err, d.reconcile(set))
-	}
-	if err := d.reconcile(set); err != nil {
-		return err
-	}
-	if set.keepalives == "" {
-		return nil
-	}
-	return d.wg.IpcSet(set.keepalives)
-}
-
-// setOperation is a set operation taken apart.
-type setOperation struct {
-	first      string // all but the keep-alives
-	keepalives string // the keep-alives, as an operation of their own that creates no peer
-
-	// endpoints are those that it sets; the zero value is that of a peer that it removes, and may add again.
-	endpoints     map[key.Public]netip.AddrPort
-	replacesPeers bool // all peers are removed first
-}
-
-// splitSet takes a set operation apart. What wireguard-go makes of the two parts, one after the other, is what it makes of the whole, if it
-// accepts that. A keep-alive stays in its place where it is wrong, so that wireguard-go says so, and where the peer occurs more than once,
-// since it may be removed and made anew in between.
-func splitSet(text string) setOperation {
-	op := setOperation{endpoints: make(map[key.Public]netip.AddrPort)}
-	sections := make(map[string]int)
-	for name, value := range setLines(text) {
-		if name == "public_key" {
-			sections[strings.ToLower(value)]++
-		}
-	}
-	var first, keepalives strings.Builder
-	var section string
-	var pk key.Public
-	known := false // pk is the key of the section
-	for name, value := range setLines(text) {
-		switch name {
-		case "public_key":
-			section = value
-			var err error
-			pk, err = key.ParsePublicHex(value) // wireguard-go reports what is wrong with it
-			known = err == nil
-		case "remove":
-			op.endpoints[pk] = netip.AddrPort{}
-		case "replace_peers":
-			op.replacesPeers = true
-		case "endpoint":
-			if addr, err := netip.ParseAddrPort(value); err == nil && known {
-				op.endpoints[pk] = addr
-			}
-		case "persistent_keepalive_interval":
-			if _, err := strconv.ParseUint(value, 10, 16); err == nil && sections[strings.ToLower(section)] == 1 {
-				fmt.Fprintf(&keepalives, "public_key=%s\nupdate_only=true\n%s=%s\n", section, name, value)
-				continue
-			}
-		}
-		first.WriteString(name)
-		if value != noValue {
-			first.WriteString("=" + value)
-		}
-		first.WriteByte('\n')
-	}
-	op.first, op.keepalives = first.String(), keepalives.String()
-	return op
-}
-
-// noValue stands for the value of a line without an equals sign; no line can have it.
-const noValue = "\n"
-
-// setLines yields the lines of a set operation up to the blank one, which ends it, taken apart as wireguard-go does.
-func setLines(text string) func(yield func(name, value string) bool) {
-	return func(yield func(name, value string) bool) {
-		for line := range strings.Lines(text) {
-			line = strings.TrimSuffix(strings.TrimSuffix(line, "\n"), "\r")
-			if line == "" {
-				return
-			}
-			name, value, found := strings.Cut(line, "=")
-			if !found {
-				value = noValue
-			}
-			if !yield(name, value) {
-				return
-			}
 		}
 	}
 }
 
 // UAPIState returns what a "get" operation answers, without the error number.
 func (d *Device) UAPIState() (string, error) {
-	var text strings.Builder
-	err := d.ipcGet(&text)
-	return text.String(), err
+	text, err := d.ipcGet()
+	return string(text), err
 }
 
-// noEndpoint is the line of a peer whose endpoint has no address yet (see [bind.PeerEndpoint.DstToString]).
-const noEndpoint = "endpoint=0.0.0.0:0\n"
+// noEndpoint is the line of a peer whose endpoint has no address yet, with the end of the line before.
+const noEndpoint = "\nendpoint=" + bind.NoEndpoint + "\n"
 
-// ipcGet writes wireguard-go's state without the endpoints that have no address yet.
-func (d *Device) ipcGet(w io.Writer) error {
+// ipcGet returns wireguard-go's state without the endpoints that have no address yet. wireguard-go is locked while it writes, hence the memory:
+// a client that does not read its answer holds up nobody else.
+func (d *Device) ipcGet() ([]byte, error) {
 	var buf bytes.Buffer
 	if err := d.wg.IpcGetOperation(&buf); err != nil {
-		return err
+		return nil, err
 	}
+	rest := buf.Bytes()
+	text := rest[:0]
 	for {
-		line, err := buf.ReadBytes('\n')
-		if len(line) > 0 && string(line) != noEndpoint {
-			if _, err := w.Write(line); err != nil {
-				return &uapiError{ipc.IpcErrorIO, err}
-			}
+		before, after, found := bytes.Cut(rest, []byte(noEndpoint))
+		text = append(text, before...)
+		if !found {
+			return text, nil
 		}
-		if err != nil {
-			return nil
-		}
+		text, rest = append(text, '\n'), after
 	}
 }

@@ -1,173 +1,30 @@
 package device
 
 import (
+	"bufio"
 	"bytes"
 	"errors"
-	"fmt"
 	"io"
-	"math/rand/v2"
 	"net"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
-	"golang.zx2c4.com/wireguard/conn"
-	wgdevice "golang.zx2c4.com/wireguard/device"
-	wgtun "golang.zx2c4.com/wireguard/tun"
-	"golang.zx2c4.com/wireguard/tun/tuntest"
-
 	"github.com/wice-go/wice-go/proto/key"
 	"github.com/wice-go/wice-go/signal/inproc"
 )
 
-// downTUN never says that it is up, which would bring the device up.
-type downTUN struct {
-	wgtun.Device
-	events chan wgtun.Event
-}
-
-func (d downTUN) Events() <-chan wgtun.Event { return d.events }
-
-func (d downTUN) Close() error {
-	close(d.events)
-	return d.Device.Close()
-}
-
-// plain is wireguard-go's own device, never brought up.
-func plain(t testing.TB) *wgdevice.Device {
-	t.Helper()
-	d := wgdevice.NewDevice(downTUN{tuntest.NewChannelTUN().TUN(), make(chan wgtun.Event)}, conn.NewDefaultBind(), &wgdevice.Logger{Verbosef: wgdevice.DiscardLogf, Errorf: wgdevice.DiscardLogf})
-	t.Cleanup(d.Close)
-	return d
-}
-
-// splitChecker compares a set operation with its parts on two devices.
-type splitChecker struct{ whole, parts *wgdevice.Device }
-
-func newSplitChecker(t testing.TB) *splitChecker { return &splitChecker{plain(t), plain(t)} }
-
-// check applies text to both devices after before, which sets them to the same state.
-func (c *splitChecker) check(t *testing.T, before, text string) {
-	t.Helper()
-	for _, d := range []*wgdevice.Device{c.whole, c.parts} {
-		if err := d.IpcSet("private_key=" + strings.Repeat("0", 64) + "\nlisten_port=0\nfwmark=0\nreplace_peers=true\n" + before); err != nil {
-			t.Fatal(err)
-		}
-	}
-	whole := c.whole.IpcSet(text)
-	op := splitSet(text)
-	parts := c.parts.IpcSet(op.first)
-	if parts == nil && op.keepalives != "" {
-		parts = c.parts.IpcSet(op.keepalives)
-	}
-	if errno(whole) != errno(parts) {
-		t.Fatalf("%q after %q: got error %v, want %v", text, before, parts, whole)
-	}
-	if whole != nil {
-		return // what was done of it before is left to chance
-	}
-	want, err := c.whole.IpcGet()
-	if err != nil {
-		t.Fatal(err)
-	}
-	got, err := c.parts.IpcGet()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if sorted(got) != sorted(want) {
-		t.Fatalf("%q after %q: got\n%s\nwant\n%s", text, before, got, want)
-	}
-}
-
-// sorted makes the answer of a device independent of the order of its peers.
-func sorted(text string) string {
-	sections := strings.Split(text, "public_key=")
-	for i := range sections {
-		for j := range i {
-			if sections[j] > sections[i] {
-				sections[i], sections[j] = sections[j], sections[i]
-			}
-		}
-	}
-	return strings.Join(sections, "public_key=")
-}
-
-var splitKeys = func() (list []key.Private) {
-	for i := range 3 {
-		var k key.Private
-		k[0], k[31] = byte(8*(i+1)), 0x40
-		list = append(list, k)
-	}
-	return list
-}()
-
-// TestSplitSetChangesNothing puts random operations together of few peers, so that they meet.
-func TestSplitSetChangesNothing(t *testing.T) {
-	c := newSplitChecker(t)
-	random := rand.New(rand.NewPCG(1, 2))
-	lines := []string{
-		"persistent_keepalive_interval=25", "persistent_keepalive_interval=0", "persistent_keepalive_interval=7", "remove=true", "update_only=true",
-		"allowed_ip=10.0.0.1/32", "allowed_ip=10.0.0.2/32", "allowed_ip=-10.0.0.1/32", "replace_allowed_ips=true", "endpoint=127.0.0.1:1", "endpoint=[::1]:2",
-		"preshared_key=" + strings.Repeat("5a", 32), "protocol_version=1",
-	}
-	operation := func() string {
-		var b strings.Builder
-		if random.IntN(4) == 0 {
-			fmt.Fprintf(&b, "private_key=%s\n", splitKeys[random.IntN(3)].Hex())
-		}
-		if random.IntN(8) == 0 {
-			b.WriteString("replace_peers=true\n")
-		}
-		for range random.IntN(5) {
-			pk := splitKeys[random.IntN(3)].Public().Hex()
-			if random.IntN(4) == 0 {
-				pk = strings.ToUpper(pk)
-			}
-			fmt.Fprintf(&b, "public_key=%s\n", pk)
-			for range random.IntN(5) {
-				b.WriteString(lines[random.IntN(len(lines))] + "\n")
-			}
-		}
-		return b.String()
-	}
-	for range 500 {
-		c.check(t, operation(), operation())
-	}
-}
-
-func FuzzSplitSet(f *testing.F) {
-	a, b := splitKeys[0].Public().Hex(), splitKeys[1].Public().Hex()
-	const on = "persistent_keepalive_interval=25\n"
-	for _, text := range []string{
-		"", "\n", "public_key=" + a + "\n" + on, "public_key=" + a + "\n" + on + "remove=true\n", "public_key=" + a + "\n" + on + "public_key=" + a + "\nremove=true\npublic_key=" + a + "\n",
-		"public_key=" + a + "\nupdate_only=true\n" + on + "public_key=" + a + "\nallowed_ip=::/0\n", on, "public_key=zz\n" + on, "public_key=" + a + "\n" + on + "\npublic_key=" + b + "\n" + on,
-		"public_key=" + a + "\r\n" + on, "public_key=" + a + "\npersistent_keepalive_interval=x\n", "public_key=" + strings.Repeat("0", 64) + "\n" + on, "nonsense", "public_key=" + a + "\npersistent_keepalive_interval\n",
-		"public_key=" + a + "\npersistent_keepalive_interval=9",
-	} {
-		f.Add(text)
-	}
-	c := newSplitChecker(f)
-	f.Fuzz(func(t *testing.T, text string) {
-		if strings.Contains(text, "listen_port") || strings.Contains(text, "fwmark") || strings.Count(text, "public_key") > 20 {
-			return // these are of the system, or slow
-		}
-		if len(text) > 60_000 {
-			return // longer than the lines that wireguard-go reads
-		}
-		c.check(t, "", text)
-	})
-}
-
 func FuzzParseState(f *testing.F) {
-	pk := splitKeys[0].Public().Hex()
-	f.Add([]byte("private_key=" + splitKeys[0].Hex() + "\nlisten_port=51820\nfwmark=1\npublic_key=" + pk + "\npreshared_key=" + strings.Repeat("0", 64) +
+	pk := setKeys[0].Public().Hex()
+	f.Add([]byte("private_key=" + setKeys[0].Hex() + "\nlisten_port=51820\nfwmark=1\npublic_key=" + pk + "\npreshared_key=" + strings.Repeat("0", 64) +
 		"\nprotocol_version=1\nendpoint=[::1]:1\nlast_handshake_time_sec=1785000000\nlast_handshake_time_nsec=5\ntx_bytes=1\nrx_bytes=2\npersistent_keepalive_interval=3\nallowed_ip=10.0.0.2/32\n"))
 	f.Add([]byte("listen_port=65536\n"))
 	f.Add([]byte("public_key=zz\n"))
 	f.Add([]byte("public_key=" + pk + "\nallowed_ip=10.0.0.0/33\n"))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		s, err := parseState(bytes.NewBuffer(bytes.Clone(b)))
+		s, err := parseState(b)
 		if err != nil {
 			return
 		}
@@ -251,5 +108,131 @@ func TestServeUAPIEnds(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// uapiClient is a connection to a served UAPI.
+type uapiClient struct {
+	net.Conn
+	lines *bufio.Reader
+}
+
+// serveUAPI serves a device at a socket, and returns what connects to it.
+func serveUAPI(t *testing.T, d *Device) (dial func() *uapiClient) {
+	t.Helper()
+	l, err := ListenUAPI(filepath.Join(t.TempDir(), "wg.sock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() { defer close(done); d.ServeUAPI(l) }()
+	t.Cleanup(func() { l.Close(); <-done })
+	return func() *uapiClient {
+		c, err := net.Dial("unix", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		c.SetDeadline(time.Now().Add(patience))
+		return &uapiClient{c, bufio.NewReader(c)}
+	}
+}
+
+// ask writes text and returns the answer.
+func (c *uapiClient) ask(t *testing.T, text string) string {
+	t.Helper()
+	if text != "" {
+		if _, err := io.WriteString(c, text); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var answer strings.Builder
+	for {
+		line, err := c.lines.ReadString('\n')
+		if err != nil {
+			t.Fatalf("%q: after %q: %v", text, &answer, err)
+		}
+		if line == "\n" {
+			return answer.String()
+		}
+		answer.WriteString(line)
+	}
+}
+
+// eventually waits for a condition.
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(patience); !ok(); <-tick.C {
+		if time.Now().After(deadline) {
+			t.Fatalf("not within %v: %s", patience, what)
+		}
+	}
+}
+
+// TestManyUAPIConnections leaves connections idle and operations half written, as many as it likes: a new one is always answered, and those that
+// were silent for the longest time end.
+func TestManyUAPIConnections(t *testing.T) {
+	a := newEnd(t, new(inproc.Bus), key.NewPrivate(), "10.7.0.1", "")
+	dial := serveUAPI(t, a.Device)
+	stranger := key.NewPrivate().Public().Hex()
+	first := dial()
+	first.ask(t, "get=1\n\n")
+	half := dial()
+	io.WriteString(half, "set=1\npublic_key="+stranger+"\nallowed_ip=10.7.0.2/3")
+	for range maxUAPIConns - 3 { // with them and the next one there are as many as may be
+		dial().ask(t, "get=1\n\n")
+	}
+	if got := dial().ask(t, "get=1\n\n"); !strings.HasSuffix(got, "errno=0\n") || strings.Contains(got, stranger) {
+		t.Errorf("got %q", got)
+	}
+	if got := half.ask(t, "2\n\n"); got != "errno=0\n" {
+		t.Errorf("got %q for the operation that was half written", got)
+	}
+	dial().ask(t, "get=1\n\n") // one too many: the first has to go
+	if n, err := first.Read(make([]byte, 1)); err != io.EOF && !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("got %d, %v from the connection that was silent for the longest time, want its end", n, err)
+	}
+	if got := half.ask(t, "get=1\n\n"); !strings.Contains(got, stranger) {
+		t.Errorf("got %q", got)
+	}
+	for range 3 * maxUAPIConns {
+		dial().ask(t, "get=1\n\n")
+	}
+}
+
+// TestHalfWrittenMemory writes more without an end than may be kept, on as many connections as it takes.
+func TestHalfWrittenMemory(t *testing.T) {
+	a := newEnd(t, new(inproc.Bus), key.NewPrivate(), "10.7.0.1", "")
+	dial := serveUAPI(t, a.Device)
+	line := strings.Repeat("x", 1<<20) + "\n"
+	fill := func(size int) *uapiClient {
+		c := dial()
+		io.WriteString(c, "set=1\n")
+		for range size/len(line) + 1 {
+			io.WriteString(c, line)
+		}
+		return c
+	}
+	one := fill(maxSetSize)
+	if got := one.ask(t, ""); got != "errno=-5\n" {
+		t.Errorf("got %q for too much in one operation", got)
+	}
+	const part = maxSetSize - 4<<20
+	two := []*uapiClient{fill(part), fill(part)}
+	eventually(t, "both have arrived", func() bool { return a.uapiBytes.Load() > 2*part-4<<20 })
+	if got := dial().ask(t, "get=1\n\n"); !strings.HasSuffix(got, "errno=0\n") {
+		t.Errorf("got %q", got)
+	}
+	if got := fill(maxSetBytes-2*part+4<<20).ask(t, ""); got != "errno=-5\n" {
+		t.Errorf("got %q for too much in all", got)
+	}
+	for _, c := range two {
+		c.Close()
+	}
+	eventually(t, "the memory is free", func() bool { return a.uapiBytes.Load() == 0 })
+	if got := dial().ask(t, "set=1\nlisten_port=0\n\n"); got != "errno=0\n" {
+		t.Errorf("got %q once there is room", got)
 	}
 }

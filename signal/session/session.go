@@ -107,6 +107,7 @@ type Session struct {
 	work sync.WaitGroup // goroutines beside the session's own; added to only before done is closed
 
 	mu      sync.Mutex // guards the following
+	running bool       // there is a goroutine, or there will be none; until then the machine is idle, and guarded too
 	inbox   []any      // Events, agentEvents
 	offers  int        // how many of the inbox are offers
 	outbox  []*proto.Offer
@@ -117,7 +118,8 @@ type Session struct {
 	rtt     roundTrip
 }
 
-// New starts an idle session: it begins with [Session.Start] or with an offer of the peer.
+// New makes an idle session: it begins with [Session.Start] or with an offer of the peer. Until then it has no goroutine, as there may be
+// thousands of peers that are never spoken to.
 func New(o Options) (*Session, error) {
 	switch {
 	case o.Mux == nil:
@@ -155,7 +157,6 @@ func New(o Options) (*Session, error) {
 		machine: NewMachine(o.Rand, o.Lazy), agents: make(map[uint64]*agent),
 		status: Status{Reason: reasonIdle, Since: time.Now()},
 	}
-	s.work.Go(s.run) // keeps the count above zero until Close
 	return s, nil
 }
 
@@ -190,6 +191,12 @@ func (s *Session) Restart(reason string) {
 // middle takes some seconds longer, until pion gives up its last request; there is nothing left to be done about it.
 func (s *Session) Close() error {
 	s.stop()
+	s.mu.Lock()
+	if !s.running {
+		s.running = true
+		close(s.done)
+	}
+	s.mu.Unlock()
 	<-s.done
 	idle := make(chan struct{})
 	go func() { s.work.Wait(); close(idle) }()
@@ -208,6 +215,10 @@ func (s *Session) Close() error {
 // those of their kind: it is the order of the last ones that counts.
 func (s *Session) post(ev any) {
 	s.mu.Lock()
+	if !s.running && !s.beginLocked(ev) {
+		s.mu.Unlock()
+		return
+	}
 	switch ev.(type) {
 	case OfferReceived:
 		if s.offers == maxQueuedOffers {
@@ -227,6 +238,20 @@ func (s *Session) post(ev any) {
 	case s.wake <- struct{}{}:
 	default:
 	}
+}
+
+// beginLocked starts the session's goroutine for an event that begins a negotiation. It reports false for the others, which mean nothing to
+// an idle machine but for its laziness.
+func (s *Session) beginLocked(ev any) bool {
+	switch ev := ev.(type) {
+	case Start, OfferReceived:
+		s.running = true
+		s.work.Go(s.run) // keeps the count above zero until Close
+		return true
+	case LazySet:
+		s.machine.Step(time.Now(), ev)
+	}
+	return false
 }
 
 // take empties the mailbox.

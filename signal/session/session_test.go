@@ -379,7 +379,7 @@ func TestRemoteCandidatesThatAreRefused(t *testing.T) {
 }
 
 func TestMailboxIsBounded(t *testing.T) {
-	s := &Session{wake: make(chan struct{}, 1)}
+	s := &Session{running: true, wake: make(chan struct{}, 1)}
 	for v := range uint32(10 * maxQueuedOffers) {
 		s.HandleOffer(&proto.Offer{Version: v})
 		s.PeerAvailable()

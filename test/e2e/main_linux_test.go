@@ -14,8 +14,15 @@ import (
 var programs string
 
 // TestMain builds wice-go once, as a user would. The race detector slows the daemons down so much that no figure means anything: it
-// watches them only with E2E_RACE=1 in the environment.
+// watches them only with E2E_RACE=1 in the environment. A client of wgctrl is this program too.
 func TestMain(m *testing.M) {
+	if operation := os.Getenv(wgctrlVariable); operation != "" {
+		if err := beWgctrl(operation); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	os.Exit(run(m))
 }
 
