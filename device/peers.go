@@ -99,6 +99,7 @@ func (d *Device) reconcile(set setOperation) error {
 	d.mu.Unlock()
 	d.mapOverlay(state)
 	d.dropPeers(wanted)
+	d.followPort()
 	if state.privateKey.IsZero() {
 		return nil
 	}

@@ -55,7 +55,7 @@ func (d *Device) Reload(file *config.Config) (*config.Reload, error) {
 		}
 	}
 	d.file.Store(newSettings(plan.Config))
-	set := splitSet(plan.Set)
+	set := splitSet(plan.Set, d.hasPort)
 	var named []*namedEndpoint
 	var plain []func()
 	for _, c := range plan.Changes {

@@ -146,7 +146,7 @@ func (d *Device) ipcSet(text string) error {
 	if d.ctx.Err() != nil {
 		return errClosed
 	}
-	return d.applySet(splitSet(text))
+	return d.applySet(splitSet(text, d.hasPort))
 }
 
 // applySet is ipcSet for one that holds uapiMu.
@@ -175,8 +175,8 @@ type setOperation struct {
 
 // splitSet takes a set operation apart. What wireguard-go makes of the two parts, one after the other, is what it makes of the whole, if it
 // accepts that. A keep-alive stays in its place where it is wrong, so that wireguard-go says so, and where the peer occurs more than once,
-// since it may be removed and made anew in between.
-func splitSet(text string) setOperation {
+// since it may be removed and made anew in between. A port that hasPort says is there already is left out.
+func splitSet(text string, hasPort func(value string) bool) setOperation {
 	op := setOperation{endpoints: make(map[key.Public]netip.AddrPort)}
 	sections := make(map[string]int)
 	for name, value := range setLines(text) {
@@ -188,6 +188,7 @@ func splitSet(text string) setOperation {
 	var section string
 	var pk key.Public
 	known := false // pk is the key of the section
+	moves := false // from the port that is open
 	for name, value := range setLines(text) {
 		switch name {
 		case "public_key":
@@ -195,6 +196,11 @@ func splitSet(text string) setOperation {
 			var err error
 			pk, err = key.ParsePublicHex(value) // wireguard-go reports what is wrong with it
 			known = err == nil
+		case "listen_port":
+			if section == "" && !moves && hasPort(value) { // in a section it is wrong
+				continue
+			}
+			moves = true
 		case "remove":
 			op.endpoints[pk] = netip.AddrPort{}
 		case "replace_peers":

@@ -56,7 +56,7 @@ func (c *splitChecker) check(t *testing.T, before, text string) {
 		}
 	}
 	whole := c.whole.IpcSet(text)
-	op := splitSet(text)
+	op := splitSet(text, func(string) bool { return false })
 	parts := c.parts.IpcSet(op.first)
 	if parts == nil && op.keepalives != "" {
 		parts = c.parts.IpcSet(op.keepalives)
