@@ -51,18 +51,18 @@ const (
 )
 
 // end starts one kind of WireGuard on the node.
-func (n *node) end(kind string, family natlab.Family) *wireguard {
+func (n *node) end(kind string, family *natlab.Family) *wireguard {
 	n.w.t.Helper()
 	e := &wireguard{name: kind + " on " + n.name, key: n.key, addr: n.addr, port: 40000,
 		outside: func() netip.Addr {
-			if family == natlab.IPv6 {
+			if *family == natlab.IPv6 {
 				return n.host.Addr6()
 			}
 			return n.host.Addr4()
 		},
 		sh:   func(script string) result { n.w.t.Helper(); return n.run("sh", "-c", script) },
 		move: func() { n.host.Renumber() },
-		echo: func(port uint16) { echo(n, "tcp", netip.AddrPortFrom(n.addr, port)) },
+		echo: func(port uint16) { echo(n, "tcp", netip.AddrPortFrom(netip.IPv4Unspecified(), port)) },
 	}
 	n.quiet()
 	address := fmt.Sprintf("ip addr replace %s/24 dev %s && ip link set %[2]s up", n.addr, iface)
@@ -122,7 +122,6 @@ func interop(w *world, na *node, a, b *wireguard, preshared bool) {
 		}
 	}
 	agree("static")
-	b.echo(7)
 	exchange(na, netip.AddrPortFrom(b.addr, 7))
 
 	// The second end sends keep-alives, and else only answers: these alone tell the first one where it is now.
@@ -182,7 +181,9 @@ func TestInterop(t *testing.T) {
 			t.Run(strings.Join(kinds[:], " and ")+" over "+version, func(t *testing.T) {
 				w := newWorld(t, natlab.Config{Family: family})
 				na, nb := w.node(w.lab.A[0]), w.node(w.lab.B[0])
-				interop(w, na, na.end(kinds[0], family), nb.end(kinds[1], family), family == natlab.IPv6)
+				a, b := na.end(kinds[0], &family), nb.end(kinds[1], &family)
+				b.echo(7)
+				interop(w, na, a, b, family == natlab.IPv6)
 			})
 		}
 	}
