@@ -26,6 +26,14 @@ LINT := $(GO) tool -modfile=.tools/lint/go.mod golangci-lint
 # What the tests in namespaces run, and the C compiler of the race detector.
 DEBIAN := wireguard-tools systemd coturn iperf3 nftables iptables conntrack iproute2 iputils-ping ncat curl gcc libc6-dev
 
+# The tests run beside Linux's own WireGuard in an emulated machine, on amd64.
+ifeq ($(shell dpkg --print-architecture 2>/dev/null),amd64)
+DEBIAN += qemu-system-x86 busybox-static
+GUEST := linux-image-cloud-amd64
+endif
+# Of the kernel's package only this is unpacked.
+GUEST_FILES := './boot/vmlinuz-*' '*/virtio*.ko' '*/*failover.ko' '*/wireguard.ko' '*/*udp_tunnel.ko' '*/*chacha*.ko' '*/*poly1305*.ko' '*/*curve25519*.ko'
+
 .PHONY: help build demo test race fuzz bench bench-tunnels e2e lint generate check deps format-check vet generate-check tidy-check arch cross clean
 
 help: ## list the targets
@@ -49,6 +57,15 @@ deps: ## as root on Debian: install the programs that the tests in namespaces ne
 			apt-get update -qq; \
 			apt-get install -y -qq --no-install-recommends "$${missing[@]}" >/dev/null; \
 			if [[ " $${missing[*]} " = *" coturn "* && -d /run/systemd/system ]]; then systemctl disable --quiet --now coturn; fi; \
+		fi; \
+		if [ -n "$(GUEST)" ] && [ ! -d bin/kernel ]; then \
+			echo "unpacking $(GUEST)"; \
+			rm -rf bin/kernel.new; mkdir -p bin/kernel.new; \
+			( cd bin/kernel.new && { [ "$${#missing[@]}" != 0 ] || apt-get update -qq; } && \
+				package=$$(apt-cache show --no-all-versions $(GUEST) | sed -nE 's/^Depends: (linux-image-[^ ]+).*/\1/p') && \
+				apt-get download -qq -o APT::Sandbox::User=root "$$package" && dpkg --fsys-tarfile ./*.deb | tar -x --wildcards $(GUEST_FILES) && \
+				rm ./*.deb && mv ../kernel.new ../kernel ) || \
+			{ rm -rf bin/kernel.new; echo "there is none: the tests beside Linux's own WireGuard are left out"; }; \
 		fi; \
 	fi
 

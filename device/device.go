@@ -98,6 +98,7 @@ type Device struct {
 	uapiMu       sync.Mutex // one set operation, with its reconcile, at a time; guards the following
 	networkTypes []proto.NetworkType
 	mark         uint32                        // that networkTypes, sessions and signaling go by
+	port         uint16                        // that sessions go by
 	started      bool                          // what runs until Close
 	named        map[key.Public]*namedEndpoint // endpoints of the file that are names
 

@@ -105,6 +105,7 @@ func (d *Device) reconcile(set *setOperation) error {
 			d.bind.RemovePeer(pk)
 		}
 	}
+	d.followPort()
 	if state.privateKey.IsZero() {
 		return nil
 	}

@@ -38,6 +38,7 @@ type setOperation struct {
 	pk      key.Public
 	section bool // the lines are about pk
 	created bool // by the last line
+	moved   bool // from the port that was open
 
 	// What follows is of the lines that were read.
 	endpoints     map[key.Public]netip.AddrPort // those that it sets; the zero value is that of a peer that it removes, and may add again
@@ -51,7 +52,7 @@ func (d *Device) newSet(text []byte) *setOperation {
 
 // Read implements [io.Reader]. It never returns more than one line.
 func (s *setOperation) Read(b []byte) (int, error) {
-	if len(s.line) == 0 {
+	for len(s.line) == 0 {
 		if s.created {
 			s.attach()
 		}
@@ -63,17 +64,24 @@ func (s *setOperation) Read(b []byte) (int, error) {
 			end = len(s.text)
 		}
 		s.line, s.text = s.text[:end], s.text[end:]
-		s.note(strings.TrimSuffix(strings.TrimSuffix(string(s.line), "\n"), "\r"))
+		if !s.note(strings.TrimSuffix(strings.TrimSuffix(string(s.line), "\n"), "\r")) {
+			s.line = nil
+		}
 	}
 	n := copy(b, s.line)
 	s.line = s.line[n:]
 	return n, nil
 }
 
-// note takes in a line before wireguard-go does, which finds by itself what is wrong with it.
-func (s *setOperation) note(line string) {
+// note takes in a line before wireguard-go does, which finds by itself what is wrong with it, and reports whether wireguard-go is to read it.
+func (s *setOperation) note(line string) bool {
 	name, value, _ := strings.Cut(line, "=")
 	switch name {
+	case "listen_port":
+		if !s.section && !s.moved && s.device.hasPort(value) {
+			return false
+		}
+		s.moved = true
 	case "replace_peers":
 		s.replacesPeers = s.replacesPeers || !s.section && value == "true"
 	case "public_key":
@@ -90,6 +98,7 @@ func (s *setOperation) note(line string) {
 			s.endpoints[s.pk] = addr
 		}
 	}
+	return true
 }
 
 // peer is that of the section, nil if wireguard-go does not have it at this moment: it is yet to be made, or was removed.

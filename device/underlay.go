@@ -118,7 +118,7 @@ func (d *Device) refreshOverlay() {
 
 func (d *Device) isOverlay(a netip.Addr) bool { return (*d.overlay.Load())[a.Unmap().WithZone("")] }
 
-// watchNetwork starts new sessions when the addresses of the host, or the port of the bind, have changed.
+// watchNetwork starts new sessions when the addresses of the host have changed.
 func (d *Device) watchNetwork() {
 	tick := time.NewTicker(networkPoll)
 	defer tick.Stop()
@@ -131,26 +131,42 @@ func (d *Device) watchNetwork() {
 		case <-tick.C:
 		}
 		d.refreshOverlay()
-		now := d.networkHash(seed)
-		if now == last {
-			continue
+		if now := d.networkHash(seed); now != last {
+			last = now
+			d.networkChanged()
 		}
-		last = now
-		d.log.Info("network changed: negotiating again")
-		d.bind.ClearSources()
-		d.bind.Mux().Expire(0)
-		d.eachPeer(func(p *peer) {
-			if p.session.Status().State != session.Idle {
-				p.session.NetworkChanged()
-			}
-		})
 	}
 }
 
+// networkHash has no port in it: see followPort.
 func (d *Device) networkHash(seed maphash.Seed) uint64 {
 	var sum uint64
 	for _, a := range d.bind.Mux().GetListenAddresses() {
-		sum += maphash.String(seed, a.String()) // a sum: the order does not matter
+		sum += maphash.String(seed, a.(*net.UDPAddr).IP.String()) // a sum: the order does not matter
 	}
 	return sum
+}
+
+// followPort starts new sessions when the port of the bind has changed: before there are those of new peers, which know it already. The
+// caller holds uapiMu.
+func (d *Device) followPort() {
+	now, last := d.bind.Port(), d.port
+	if now == 0 || now == last {
+		return
+	}
+	d.port = now
+	if last != 0 {
+		d.networkChanged()
+	}
+}
+
+func (d *Device) networkChanged() {
+	d.log.Info("network changed: negotiating again")
+	d.bind.ClearSources()
+	d.bind.Mux().Expire(0)
+	d.eachPeer(func(p *peer) {
+		if p.session.Status().State != session.Idle {
+			p.session.NetworkChanged()
+		}
+	})
 }

@@ -2,5 +2,6 @@
 // bad input, and what is left behind. Each test makes a network of its own and speaks to the program as a user does: by configuration
 // files, commands, signals, and what they print.
 //
-// It needs Linux, root, the programs of natlab, and wg, ping, iperf3, coturn and ncat. On other systems the package is empty.
+// It needs Linux, root, the programs of natlab, and wg, ping, iperf3, coturn and ncat. On other systems the package is empty. The WireGuard of
+// Linux itself runs in a machine that QEMU emulates, with a kernel that "make deps" unpacks.
 package e2e

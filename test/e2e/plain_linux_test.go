@@ -15,15 +15,11 @@ import (
 	"github.com/wice-go/wice-go/test/program"
 )
 
-// plainPeer runs wireguard-go on the node's host, set up by wg and ip alone, with the other node as its peer.
-func plainPeer(n, other *node, endpoint netip.AddrPort) {
+// startPlain runs wireguard-go on the node's host, and returns when it serves.
+func (n *node) startPlain() {
 	n.w.t.Helper()
 	binary, err := wireguardGo()
 	if err != nil {
-		n.w.t.Fatal(err)
-	}
-	secret := filepath.Join(filepath.Dir(n.file), "private")
-	if err := os.WriteFile(secret, []byte(n.key.Base64()), 0o600); err != nil {
 		n.w.t.Fatal(err)
 	}
 	cmd := n.host.Command(context.Background(), binary, "-f", iface)
@@ -39,6 +35,16 @@ func plainPeer(n, other *node, endpoint netip.AddrPort) {
 	n.w.until(patience, "wireguard-go serves", func() (bool, string) {
 		return n.run("wg", "show", iface).code == 0, out.String()
 	})
+}
+
+// plainPeer runs wireguard-go on the node's host, set up by wg and ip alone, with the other node as its peer.
+func plainPeer(n, other *node, endpoint netip.AddrPort) {
+	n.w.t.Helper()
+	secret := filepath.Join(filepath.Dir(n.file), "private")
+	if err := os.WriteFile(secret, []byte(n.key.Base64()), 0o600); err != nil {
+		n.w.t.Fatal(err)
+	}
+	n.startPlain()
 	for _, args := range [][]string{
 		{"wg", "set", iface, "private-key", secret, "listen-port", "40000",
 			"peer", other.key.Public().String(), "endpoint", endpoint.String(), "allowed-ips", other.addr.String() + "/32", "persistent-keepalive", "1"},
