@@ -92,7 +92,7 @@ func (d *Device) reconcile(set *setOperation) error {
 			continue
 		}
 		wanted[pk] = true
-		if named || p.endpoint == "" || d.peers[pk] == nil {
+		if named || set.ice[pk] || p.endpoint == "" || d.peers[pk] == nil {
 			detached = append(detached, pk)
 		}
 	}
