@@ -179,7 +179,7 @@ func (g *guest) end(addr netip.Addr, family *natlab.Family) *wireguard {
 		},
 		sh: g.sh,
 		set: func(config string) {
-			g.must("cat > /tmp/conf <<EOF\n%s\nEOF\nwg setconf %s /tmp/conf\nip addr add %s/24 dev %[2]s 2> /tmp/error || true; ip link set %[2]s up", config, iface, addr)
+			g.must("cat > /tmp/conf <<EOF\n%s\nEOF\nwg setconf %s /tmp/conf\nip addr flush dev %[2]s; ip addr add %[3]s/24 dev %[2]s; ip link set %[2]s up", config, iface, addr)
 		},
 		move: func() {
 			for range 20 { // further than a LAN has hosts
