@@ -196,9 +196,11 @@ func (d *Device) startLocked() error {
 	d.mu.Lock()
 	d.up = true
 	d.mu.Unlock()
+	before := d.allPeers()
 	if err := d.reconcile(&setOperation{}); err != nil {
 		return err
 	}
+	d.pace(before)
 	if !d.started {
 		d.started = true
 		d.tasks.Go(d.watchNetwork)

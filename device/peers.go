@@ -109,7 +109,8 @@ func (d *Device) reconcile(set *setOperation) error {
 	if state.privateKey.IsZero() {
 		return nil
 	}
-	if err := d.addPeers(wanted); err != nil {
+	added, err := d.addPeers(wanted)
+	if err != nil {
 		return err
 	}
 	d.clampRoutes(state)
@@ -122,7 +123,7 @@ func (d *Device) reconcile(set *setOperation) error {
 	if err := d.startSignaling(wanted); err != nil {
 		return err
 	}
-	d.tasks.Go(d.pace)
+	d.pace(added)
 	return nil
 }
 
@@ -170,8 +171,8 @@ func (d *Device) closePeers(peers []*peer) {
 	wait.Wait()
 }
 
-// addPeers makes the endpoint and the session of each wanted peer that has none.
-func (d *Device) addPeers(wanted map[key.Public]bool) error {
+// addPeers makes the endpoint and the session of each wanted peer that has none, and returns the new ones.
+func (d *Device) addPeers(wanted map[key.Public]bool) (added []*peer, err error) {
 	d.mu.RLock()
 	identity := d.identity
 	var missing []key.Public
@@ -199,39 +200,52 @@ func (d *Device) addPeers(wanted map[key.Public]bool) error {
 			ExcludeAddr:     d.isOverlay,
 			IncludeLoopback: d.opts.IncludeLoopback,
 			OnPath:          func(path *session.Path) { d.onPath(p, path) },
-			Logger:          d.log.With("name", d.displayName(pk)),
+			Logger:          d.log,
+			Name:            d.displayName(pk),
 			Lazy:            d.isLazy(pk),
 		})
 		if err != nil {
-			return fmt.Errorf("peer %s: %w", pk, err)
+			return added, fmt.Errorf("peer %s: %w", pk, err)
 		}
 		p.session = s
 		p.endpoint.SetWanted(s.Start)
 		d.mu.Lock()
 		d.peers[pk] = p
 		d.mu.Unlock()
+		added = append(added, p)
 	}
-	return nil
+	return added, nil
 }
 
-// pace starts the sessions that are not under way one after another.
-func (d *Device) pace() {
-	tick := time.NewTicker(sessionPace)
-	defer tick.Stop()
+// pace starts the sessions of peers that are not lazy, one after another; the first one starts at once, however many of others are yet to come.
+func (d *Device) pace(peers []*peer) {
 	d.mu.RLock()
-	peers := slices.Collect(maps.Values(d.peers))
+	up := d.up
 	d.mu.RUnlock()
-	for _, p := range peers {
-		if d.isLazy(p.key) || p.session.Status().State != session.Idle {
-			continue
-		}
-		p.session.Start()
-		select {
-		case <-tick.C:
-		case <-d.ctx.Done():
-			return
-		}
+	if !up || len(peers) == 0 {
+		return
 	}
+	d.tasks.Go(func() {
+		tick := time.NewTicker(sessionPace)
+		defer tick.Stop()
+		for _, p := range peers {
+			if d.isLazy(p.key) || p.session.Status().State != session.Idle {
+				continue
+			}
+			p.session.Start()
+			select {
+			case <-tick.C:
+			case <-d.ctx.Done():
+				return
+			}
+		}
+	})
+}
+
+func (d *Device) allPeers() []*peer {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	return slices.Collect(maps.Values(d.peers))
 }
 
 func (d *Device) isLazy(pk key.Public) bool {

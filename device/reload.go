@@ -87,6 +87,7 @@ func (d *Device) Reload(file *config.Config) (*config.Reload, error) {
 			p.session.ICEServersChanged()
 		}
 	})
+	d.pace(d.allPeers())
 	if err != nil {
 		return nil, fmt.Errorf("not all changes could be made: %w", err)
 	}

@@ -190,6 +190,7 @@ func badUAPI() []string {
 		// The interface.
 		"listen_port=65535\n\n", "listen_port=65536\n\n", "listen_port=-1\n\n", "listen_port=0x10\n\n", "listen_port=+5\n\n", "listen_port=1_0\n\n", "listen_port=99999999999999999999\n\n", "listen_port=5\nlisten_port=x\n\n",
 		"fwmark=4294967295\n\n", "fwmark=4294967296\n\n", "fwmark=0x5\n\n", "fwmark=-1\n\n", "fwmark=\n\n", "replace_peers=false\n\n", "replace_peers=\n\n", "replace_peers\n\n", "replace_peers=true\nnonsense=1\n\n",
+		"replace_peers=true\n" + peer + "\n", "replace_peers=true\n" + peer + on + "endpoint=127.0.0.1:5\npublic_key=" + b + "\n\n", "replace_peers=true\nreplace_peers=true\n" + peer + "endpoint=x\n\n",
 		"private_key=" + own.Hex() + "\n\n", "private_key=" + strings.ToUpper(own.Hex()) + "\n\n", "private_key=" + strings.Repeat("0", 64) + "\n\n", "private_key=" + strings.Repeat("ff", 32) + "\n\n", "private_key=\n\n",
 		"private_key=" + own.Hex()[1:] + "\n\n", "private_key=" + own.Hex() + "00\n\n", "private_key=" + strings.Repeat("zz", 32) + "\n\n", "private_key=" + own.Base64() + "\n\n", "private_key=" + setKeys[0].Hex() + "\n\n",
 		"endpoint=127.0.0.1:1\n\n", "allowed_ip=10.0.0.0/8\n\n", "remove=true\n\n", on + "\n", "protocol_version=1\n\n", "update_only=true\n\n", "preshared_key=" + strings.Repeat("5a", 32) + "\n\n",

@@ -1,9 +1,11 @@
 package key
 
 import (
+	"bytes"
 	"errors"
-	"math/big"
 	"slices"
+
+	"filippo.io/edwards25519/field"
 )
 
 var (
@@ -16,9 +18,9 @@ var (
 )
 
 var (
-	prime    = new(big.Int).Sub(new(big.Int).Lsh(big.NewInt(1), 255), big.NewInt(19))
-	minusOne = new(big.Int).Sub(prime, big.NewInt(1))
-	curveA   = big.NewInt(486662)
+	one      = new(field.Element).One()
+	minusOne = new(field.Element).Negate(one)
+	curveA   = new(field.Element).Mult32(one, 486662)
 )
 
 // Validate reports why k can't be the public key of any WireGuard peer: it is zero, not canonical, of small order, u = -1, or on the
@@ -28,20 +30,16 @@ func (k Public) Validate() error {
 	if k.IsZero() {
 		return ErrZero
 	}
-	var be [Size]byte
-	for i, b := range k {
-		be[Size-1-i] = b
-	}
-	u := new(big.Int).SetBytes(be[:])
-	if u.Cmp(prime) >= 0 {
+	u, err := new(field.Element).SetBytes(k[:])
+	if err != nil || !bytes.Equal(u.Bytes(), k[:]) {
 		return ErrNonCanonical
 	}
-	if u.Cmp(minusOne) == 0 || slices.Contains(smallOrder[:], k) {
+	if u.Equal(minusOne) == 1 || slices.Contains(smallOrder[:], k) {
 		return ErrSmallOrder
 	}
-	v2 := new(big.Int).Add(u, curveA) // u + A
-	v2.Mul(v2, u).Add(v2, big.NewInt(1)).Mul(v2, u).Mod(v2, prime)
-	if big.Jacobi(v2, prime) != 1 {
+	v2 := new(field.Element).Add(u, curveA)
+	v2.Multiply(v2, u).Add(v2, one).Multiply(v2, u)
+	if _, square := new(field.Element).SqrtRatio(v2, one); square != 1 {
 		return ErrTwist
 	}
 	return nil

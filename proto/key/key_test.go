@@ -5,6 +5,8 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"math/big"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -108,4 +110,22 @@ func FuzzParsePublic(f *testing.F) {
 			t.Errorf("got %s, want %s", k, s)
 		}
 	})
+}
+
+// TestValidateIsEuler compares with the definition: on the curve are those whose right-hand side is a square.
+func TestValidateIsEuler(t *testing.T) {
+	prime := new(big.Int).Sub(new(big.Int).Lsh(big.NewInt(1), 255), big.NewInt(19))
+	for range 500 {
+		var k Public
+		rand.Read(k[:])
+		k[Size-1] &= 0x7f
+		be := slices.Clone(k[:])
+		slices.Reverse(be)
+		u := new(big.Int).SetBytes(be)
+		v2 := new(big.Int).Add(u, big.NewInt(486662))
+		v2.Mul(v2, u).Add(v2, big.NewInt(1)).Mul(v2, u).Mod(v2, prime)
+		if got, want := k.Validate() == nil, big.Jacobi(v2, prime) == 1; got != want {
+			t.Errorf("%x: got %v, want %v", k[:], got, want)
+		}
+	}
 }

@@ -164,12 +164,19 @@ func isLoopback(a ma.Multiaddr) bool {
 // SetPeers implements [signal.Backend]. Connections to peers that are no longer configured are closed. A key without a peer ID
 // (see [key.Public.Validate]) is nobody's and is left out.
 func (b *Backend) SetPeers(peers []key.Public) {
+	known := make(map[key.Public]peer.ID, len(peers))
+	for id, k := range b.gater.all() {
+		known[k] = id
+	}
 	ids := make(map[peer.ID]key.Public, len(peers))
 	for _, k := range peers {
-		id, err := node.PeerID(k)
-		if err != nil {
-			b.log.Warn("peer left out of libp2p signaling", "peer", k.Short(), "error", err)
-			continue
+		id, ok := known[k]
+		if !ok {
+			var err error
+			if id, err = node.PeerID(k); err != nil {
+				b.log.Warn("peer left out of libp2p signaling", "peer", k.Short(), "error", err)
+				continue
+			}
 		}
 		if id != b.host.ID() {
 			ids[id] = k

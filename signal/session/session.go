@@ -76,6 +76,7 @@ type Options struct {
 	OnChange func()
 
 	Logger *slog.Logger // nil: nothing is logged
+	Name   string       // of the peer, in the log; "": it has none
 	Lazy   bool         // sleep when the peer does
 	Rand   io.Reader    // ids, credentials, jitter; nil: the system's
 
@@ -89,7 +90,7 @@ type timeouts struct{ keepalive, disconnected, failed time.Duration }
 type Session struct {
 	// Constant after New.
 	opts Options
-	log  *slog.Logger
+	log  *slog.Logger // once running
 	ctx  context.Context
 	stop context.CancelFunc
 	done chan struct{} // closed when the goroutine ended
@@ -152,7 +153,7 @@ func New(o Options) (*Session, error) {
 	}
 	ctx, stop := context.WithCancel(context.Background()) // ends in Close
 	s := &Session{
-		opts: o, log: o.Logger.With("peer", o.Remote.Short()),
+		opts: o, log: o.Logger,
 		ctx: ctx, stop: stop, done: make(chan struct{}), wake: make(chan struct{}, 1),
 		machine: NewMachine(o.Rand, o.Lazy), agents: make(map[uint64]*agent),
 		status: Status{Reason: reasonIdle, Since: time.Now()},
@@ -183,7 +184,10 @@ func (s *Session) SetLazy(lazy bool) { s.post(LazySet{lazy}) }
 
 // Restart begins a new session beside the present one. The reason is logged.
 func (s *Session) Restart(reason string) {
-	s.log.Debug("session restart asked for", "reason", reason)
+	s.mu.Lock()
+	log := s.log
+	s.mu.Unlock()
+	log.Debug("session restart asked for", "reason", reason)
 	s.post(RestartRequested{})
 }
 
@@ -246,6 +250,10 @@ func (s *Session) beginLocked(ev any) bool {
 	switch ev := ev.(type) {
 	case Start, OfferReceived:
 		s.running = true
+		if s.opts.Name != "" {
+			s.log = s.log.With("name", s.opts.Name)
+		}
+		s.log = s.log.With("peer", s.opts.Remote.Short())
 		s.work.Go(s.run) // keeps the count above zero until Close
 		return true
 	case LazySet:
