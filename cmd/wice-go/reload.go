@@ -97,7 +97,7 @@ func (r *running) reload() (control.Reloaded, error) {
 		result.Warnings = append(result.Warnings, w.String())
 	}
 	if err != nil {
-		return result, err
+		return result, r.forLackOfRights(err)
 	}
 	plan, err := r.tun.Reload(file)
 	if plan == nil {
