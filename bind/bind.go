@@ -13,7 +13,7 @@
 // # Locking
 //
 // Sending and receiving take no lock: they load atomic pointers. Bind.mu serializes Open, Close and the settings; peersMu guards the
-// map of peers. Neither is held while a callback runs. Order: Bind.mu, peersMu, PeerEndpoint.mu, sourceTable.mu or discovery.mu.
+// map of peers. Neither is held while a callback runs. Order: Bind.mu, peersMu, PeerEndpoint.mu, sourceTable.mu, discovery.mu or foreign.mu.
 package bind
 
 import (
@@ -58,6 +58,8 @@ type Bind struct {
 	mark  atomic.Uint32
 
 	mu sync.Mutex // serializes Open, Close, SetMark
+
+	others foreign // sockets that are not the bind's
 
 	discoveries sync.WaitGroup // the goroutines of the peers' discoveries
 
@@ -137,8 +139,8 @@ func (b *Bind) Shutdown() error {
 	return err
 }
 
-// SetMark implements [conn.Bind]: the mark (Linux: SO_MARK, FreeBSD: SO_USER_COOKIE) of what the sockets send from now on, of those
-// opened later too, and of those that [Bind.ControlSocket] is applied to later.
+// SetMark implements [conn.Bind]: the mark (Linux: SO_MARK, FreeBSD: SO_USER_COOKIE) of what the sockets send from now on: its own, and those
+// that [Bind.ControlSocket] was applied to, now and later.
 func (b *Bind) SetMark(mark uint32) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -148,19 +150,17 @@ func (b *Bind) SetMark(mark uint32) error {
 		}
 	}
 	b.mark.Store(mark)
-	return nil
+	return b.others.setMark(mark)
 }
 
-// ControlSocket prepares a socket that is not the bind's (of TURN or libp2p) for use next to a tunnel: it gets the current mark, or
-// else a full tunnel would route it into itself, and big buffers if it is a UDP socket. It has the form of net.Dialer.Control.
+// ControlSocket prepares a socket that is not the bind's (of TURN or libp2p) for use next to a tunnel: it gets the mark, or else a full
+// tunnel would route it into itself, and big buffers if it is a UDP socket. It has the form of net.Dialer.Control: the mark follows
+// [Bind.SetMark] until the socket is closed, so that connections live through a tunnel that becomes a full one.
 func (b *Bind) ControlSocket(network, _ string, c syscall.RawConn) error {
 	if err := enlargeConn(network, c); err != nil {
 		return err
 	}
-	if mark := b.mark.Load(); mark != 0 {
-		return markConn(c, mark)
-	}
-	return nil
+	return b.others.add(c)
 }
 
 // Send implements [conn.Bind]. It never waits for the network, but for a moment (sendPatience) if the socket's buffer is full.

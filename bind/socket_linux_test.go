@@ -394,17 +394,42 @@ func TestMark(t *testing.T) {
 			b.Close()
 			b.Open(0)
 		}
-		// A foreign socket gets it too.
-		c := udpConn(t, "192.0.2.1:0")
-		raw, _ := c.SyscallConn()
-		if err := b.ControlSocket("udp4", "", raw); err != nil {
-			t.Errorf("control: %v", err)
-		}
-		raw.Control(func(fd uintptr) {
-			if got, err := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_MARK); got != mark {
-				t.Errorf("mark %#x, %v, want %#x", got, err, mark)
+		// Foreign sockets get it too, those that were there before as well, until they are closed.
+		var conns []*net.UDPConn
+		for _, mark := range []int{mark, 0, 0x7770} {
+			if err := b.SetMark(uint32(mark)); err != nil {
+				t.Errorf("set mark %#x: %v", mark, err)
 			}
-		})
+			c := udpConn(t, "192.0.2.1:0")
+			raw, _ := c.SyscallConn()
+			if err := b.ControlSocket("udp4", "", raw); err != nil {
+				t.Errorf("control: %v", err)
+			}
+			conns = append(conns, c)
+			for i, c := range conns {
+				raw, _ := c.SyscallConn()
+				raw.Control(func(fd uintptr) {
+					if got, err := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_MARK); got != mark {
+						t.Errorf("socket %d: mark %#x, %v, want %#x", i, got, err, mark)
+					}
+				})
+			}
+		}
+		conns[0].Close()
+		if err := b.SetMark(1); err != nil || len(b.others.conns) != len(conns)-1 {
+			t.Errorf("a closed socket: %v, %d are remembered", err, len(b.others.conns))
+		}
+		for range 10 * minForeign {
+			c := udpConn(t, "192.0.2.1:0")
+			raw, _ := c.SyscallConn()
+			if err := b.ControlSocket("udp4", "", raw); err != nil {
+				t.Errorf("control: %v", err)
+			}
+			c.Close()
+		}
+		if n := len(b.others.conns); n > minForeign {
+			t.Errorf("%d sockets are remembered, want no more than %d", n, minForeign)
+		}
 	})
 }
 

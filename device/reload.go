@@ -3,6 +3,7 @@ package device
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/wice-go/wice-go/device/config"
 	"github.com/wice-go/wice-go/proto/key"
@@ -139,12 +140,28 @@ func (d *Device) plainLater(pk key.Public) func() {
 	}
 }
 
-// SetMark puts the mark on the sockets, 0 for none.
+// SetMark puts the mark on the sockets, 0 for none. Sessions stay, but those over TCP, which can't carry one: see networkTypes.
 func (d *Device) SetMark(fwmark uint32) error {
 	d.uapiMu.Lock()
 	defer d.uapiMu.Unlock()
 	if d.ctx.Err() != nil {
 		return errClosed
 	}
-	return d.wg.BindSetMark(fwmark)
+	types, err := networkTypes(d.Config(), fwmark != 0 || marked(d.Config()))
+	if err != nil {
+		return err
+	}
+	if err := d.wg.BindSetMark(fwmark); err != nil {
+		return err
+	}
+	d.mark = fwmark // what is set next by others finds nothing new
+	if slices.Equal(types, d.networkTypes) {
+		return nil
+	}
+	d.networkTypes = types
+	if fwmark != 0 {
+		d.tcp.Close()
+	}
+	d.eachPeer(func(p *peer) { p.session.SetNetworkTypes(types) })
+	return nil
 }

@@ -1,13 +1,16 @@
 package device
 
 import (
+	"fmt"
 	"net"
 	"os"
+	"slices"
 	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/wice-go/wice-go/proto"
 	"github.com/wice-go/wice-go/proto/key"
 	"github.com/wice-go/wice-go/signal/inproc"
 )
@@ -49,4 +52,31 @@ func TestUnderlayMarks(t *testing.T) {
 			t.Errorf("%s: got mark %#x, %v, %v, want %#x", name, got, control, err, mark)
 		}
 	}
+}
+
+// A mark set while the interface is up leaves alone a session over UDP, at once and when others set something later, and keeps TCP from the
+// next ones.
+func TestSetMarkLeavesSessions(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("marks need root")
+	}
+	a, b := newPair(t)
+	pk := b.private.Public()
+	session, router := a.lookup(pk).session, a.router
+	for _, mark := range []uint32{0x7769, 0x7770, 0} {
+		if err := a.SetMark(mark); err != nil {
+			t.Fatal(err)
+		}
+		a.uapi(t, fmt.Sprintf("set=1\npublic_key=%x\npersistent_keepalive_interval=%d\n\n", pk[:], 1+mark&0xff))
+		if a.lookup(pk).session != session || a.router != router {
+			t.Errorf("mark %#x: sessions and signaling are others", mark)
+		}
+		if tcp := slices.ContainsFunc(a.networkTypes, proto.NetworkType.IsTCP); tcp != (mark == 0) {
+			t.Errorf("mark %#x: network types %v", mark, a.networkTypes)
+		}
+	}
+	if s := a.until(t, "connected", connected); s.Peers[0].Restarts != 0 {
+		t.Errorf("the session is another one: %+v", s.Peers[0])
+	}
+	a.ping(t, b.address)
 }

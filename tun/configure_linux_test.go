@@ -349,6 +349,14 @@ func TestSetRoutes(t *testing.T) {
 		{[]string{"0.0.0.0/0", "::/0"}, "10.9.0.0/24", firstMark},
 		{[]string{"10.7.0.0/16", "10.8.0.0/16"}, "10.7.0.0/16 10.8.0.0/16 10.9.0.0/24", firstMark},
 	} {
+		before := snapshot(t)
+		mark, err := d.MarkFor(prefixes(c.routes...))
+		if err != nil || mark != c.mark {
+			t.Errorf("%v: mark beforehand: %d, %v, want %d", c.routes, mark, err, c.mark)
+		}
+		if diff := cmp.Diff(before, snapshot(t)); diff != "" {
+			t.Errorf("%v: to ask for the mark changes the system:\n%s", c.routes, diff)
+		}
 		if err := d.SetRoutes(prefixes(c.routes...)); err != nil {
 			t.Fatal(err)
 		}
@@ -364,6 +372,9 @@ func TestSetRoutes(t *testing.T) {
 	}
 	if err := d.SetRoutes(nil); err == nil {
 		t.Error("SetRoutes after Close succeeded")
+	}
+	if _, err := d.MarkFor(nil); err == nil {
+		t.Error("MarkFor after Close succeeded")
 	}
 }
 

@@ -44,7 +44,7 @@ func Configure(name string, c Config, j *Journal) (*Configured, error) {
 }
 
 // FwMark is the mark that the tunnel's own sockets must carry: the configured one, or the one chosen for a full tunnel;
-// 0 is none. SetRoutes may change it from 0.
+// 0 is none. SetRoutes and MarkFor may change it from 0.
 func (d *Configured) FwMark() uint32 {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -80,6 +80,22 @@ func (d *Configured) SetFwMark(mark uint32) error {
 	}
 	d.config.FwMark, d.mark = mark, mark
 	return nil
+}
+
+// MarkFor is FwMark as it is with these allowed IPs, chosen now if they need one and there is none. A caller puts it on its sockets before
+// SetRoutes: what they send in between would go into the tunnel, and what is dialled would have its address.
+func (d *Configured) MarkFor(prefixes []netip.Prefix) (uint32, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
+		return 0, fmt.Errorf("choose the mark of %s: %w", d.name, errClosed)
+	}
+	if d.config.Table == TableAuto && slices.ContainsFunc(prefixes, func(p netip.Prefix) bool { return p.Bits() == 0 }) {
+		if err := d.prepareMark(); err != nil {
+			return 0, fmt.Errorf("choose the mark of %s: %w", d.name, err)
+		}
+	}
+	return d.mark, nil
 }
 
 // SetRoutes makes prefixes the allowed IPs of all peers: it adds the routes that are new and removes those that Configure

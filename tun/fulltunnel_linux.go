@@ -82,6 +82,16 @@ func (d *Configured) chooseMark(s *system) error {
 	return nil
 }
 
+// prepareMark is chooseMark for a default route that is yet to come.
+func (d *Configured) prepareMark() error {
+	s, err := openSystem(d.name)
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	return d.chooseMark(s)
+}
+
 // nextPriority is the priority that the kernel gives a rule without one: just before the second rule. Given explicitly,
 // it can be written down beforehand; and the kernel then accepts a rule that another tunnel has too, which it would
 // otherwise refuse, so that each tunnel has, and removes, its own.

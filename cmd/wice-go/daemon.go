@@ -96,6 +96,7 @@ type running struct {
 
 	configured *tun.Configured // nil with the userspace stack
 	changing   sync.Mutex      // one reload or save at a time
+	gaveUp     bool            // rights that were for the set-up; constant once the control socket answers
 
 	outputs  sync.WaitGroup // readers of the commands' output
 	leftover []io.Closer    // the outputs that outlive their commands
@@ -262,7 +263,7 @@ func (r *running) saveConfig() error {
 	if err := cfg.Update(state); err != nil {
 		return fmt.Errorf("save %s: %w", cfg.File, err)
 	}
-	return cfg.SaveFile(cfg.File)
+	return r.forLackOfRights(cfg.SaveFile(cfg.File))
 }
 
 // openJournal takes back what a daemon of this interface left behind that died, and starts a new journal.

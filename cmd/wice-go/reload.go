@@ -97,7 +97,7 @@ func (r *running) reload() (control.Reloaded, error) {
 		result.Warnings = append(result.Warnings, w.String())
 	}
 	if err != nil {
-		return result, err
+		return result, r.forLackOfRights(err)
 	}
 	plan, err := r.tun.Reload(file)
 	if plan == nil {
@@ -124,23 +124,32 @@ func (r *running) othersDo(tool string) error {
 	return fmt.Errorf("%s was set up by other tools, not from a file: use theirs (%s)", r.name, tool)
 }
 
-// reroute makes routes and mark follow the peers of a reload.
+// reroute makes mark and routes follow the peers of a reload. The sockets have the mark first: what they dialled in between would be routed
+// into the tunnel that it is to carry, and keep an address of the tunnel for as long as it lives.
 func (r *running) reroute(plan *config.Reload, result *control.Reloaded) error {
-	i := &plan.Config.Interface
-	mark := i.FwMark
-	if c := r.configured; c != nil {
-		said := len(c.Warnings())
-		if err := errors.Join(c.SetFwMark(mark), c.SetRoutes(allowedIPs(plan.Config))); err != nil {
-			return err
+	mark, c := plan.Config.Interface.FwMark, r.configured
+	if c == nil {
+		if plan.Has("FwMark") {
+			return r.dev.SetMark(mark)
 		}
-		mark = c.FwMark()
-		for _, w := range c.Warnings()[said:] {
-			r.log.Warn("not everything could be set up", "err", w)
-			result.Warnings = append(result.Warnings, w.Error())
-		}
+		return nil
 	}
-	if plan.Has("FwMark") || r.configured != nil {
-		return r.dev.SetMark(mark)
+	said := len(c.Warnings())
+	refused := c.SetFwMark(mark) // for as long as there are routes that may have to go
+	prefixes := allowedIPs(plan.Config)
+	mark, err := c.MarkFor(prefixes)
+	if err == nil {
+		err = r.dev.SetMark(mark)
+	}
+	if err == nil {
+		err = c.SetRoutes(prefixes)
+	}
+	if err = errors.Join(refused, err); err != nil {
+		return err
+	}
+	for _, w := range c.Warnings()[said:] {
+		r.log.Warn("not everything could be set up", "err", w)
+		result.Warnings = append(result.Warnings, w.Error())
 	}
 	return nil
 }

@@ -1,6 +1,11 @@
 package main
 
-import "strings"
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+)
 
 // rights is what a daemon needs to be able to do once its interface is up, beside what every daemon needs.
 type rights struct {
@@ -21,6 +26,7 @@ func (r *running) dropRights() {
 		need.commands = len(i.PreDown)+len(i.PostDown) > 0 || r.configured != nil && r.configured.RunsScripts()
 	}
 	kept, err := dropCapabilities(need)
+	r.gaveUp = kept != nil
 	switch {
 	case err != nil:
 		r.log.Warn("the daemon keeps rights that it does not need", "err", err)
@@ -31,4 +37,13 @@ func (r *running) dropRights() {
 	default:
 		r.log.Info("capabilities were given up for good", "kept", strings.Join(kept, " "))
 	}
+}
+
+// forLackOfRights says of an error about the file that root's daemon may lack a right that it had at first, which "run this as root" does not tell.
+func (r *running) forLackOfRights(err error) error {
+	if !r.gaveUp || !errors.Is(err, fs.ErrPermission) {
+		return err
+	}
+	return fmt.Errorf("%w (the daemon has given up CAP_DAC_OVERRIDE, which it did not need for this file when it came up; make the file and its directory"+
+		" the daemon's user's again, or: wice-go down %s && wice-go up %[2]s)", err, r.name)
 }

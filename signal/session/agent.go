@@ -161,7 +161,7 @@ func (s *Session) agentConfig(ag *agent, a StartAgent) (*ice.AgentConfig, error)
 		}
 	}
 	var networks []ice.NetworkType
-	for _, t := range s.opts.NetworkTypes {
+	for _, t := range s.networkTypes() {
 		networks = append(networks, pionNetwork(t))
 	}
 	var tcpDelay time.Duration
@@ -276,7 +276,7 @@ func (ag *agent) addRemote(cands []proto.Candidate) {
 		if c.Type == proto.Relay {
 			ag.gate.announce(c.Address)
 		}
-		if c.Network.IsTCP() && slices.ContainsFunc(ag.session.opts.NetworkTypes, func(n proto.NetworkType) bool { return !n.IsTCP() }) {
+		if c.Network.IsTCP() && slices.ContainsFunc(ag.session.networkTypes(), func(n proto.NetworkType) bool { return !n.IsTCP() }) {
 			time.AfterFunc(tcpHeadStart, func() { ag.post(lateRemote{p}) })
 			continue
 		}

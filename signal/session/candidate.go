@@ -110,7 +110,7 @@ func (s *Session) fromPion(c ice.Candidate) (p proto.Candidate, ok bool) {
 	if r := relatedAddr(c); r.IsValid() && !r.Addr().IsUnspecified() {
 		p.RelatedAddress = r
 	}
-	return p, slices.Contains(s.opts.CandidateTypes, p.Type) && slices.Contains(s.opts.NetworkTypes, p.Network) &&
+	return p, slices.Contains(s.opts.CandidateTypes, p.Type) && slices.Contains(s.networkTypes(), p.Network) &&
 		p.Address.IsValid() && p.Address.Port() != 0 && s.usable(p.Address.Addr())
 }
 
@@ -128,7 +128,7 @@ func (s *Session) localAllowed(addr netip.Addr) bool {
 	if addr.Is6() {
 		network = proto.UDP6
 	}
-	return slices.Contains(s.opts.NetworkTypes, network) && s.usable(addr)
+	return slices.Contains(s.networkTypes(), network) && s.usable(addr)
 }
 
 // usable reports whether packets may be sent to or from the address at all.
@@ -149,7 +149,7 @@ func (s *Session) usable(addr netip.Addr) bool {
 // remoteAllowed reports whether a candidate of the peer may be sent to.
 func (s *Session) remoteAllowed(c proto.Candidate) bool {
 	return c.Component == ice.ComponentRTP && c.Address.Port() != 0 && !c.Address.Addr().Is4In6() &&
-		slices.Contains(s.opts.NetworkTypes, c.Network) && c.Network.IsIPv6() == c.Address.Addr().Is6() && s.usable(c.Address.Addr())
+		slices.Contains(s.networkTypes(), c.Network) && c.Network.IsIPv6() == c.Address.Addr().Is6() && s.usable(c.Address.Addr())
 }
 
 // toPion converts a candidate of the peer.

@@ -78,4 +78,16 @@ func TestTCP(t *testing.T) {
 	transfer(t, pa, pb)
 	transfer(t, pb, pa)
 	a.until(func(st Status) bool { return st.Reason == "UDP did not work: direct over TCP" })
+
+	// A path that is not wanted any more is replaced, and one that is wanted stays.
+	udp := []proto.NetworkType{proto.UDP4}
+	b.s.SetNetworkTypes(nil) // UDP beside TCP, as it is
+	a.s.SetNetworkTypes(udp)
+	replaced := a.path(pa.Generation)
+	if replaced.Network != proto.UDP4 || !replaced.Direct {
+		t.Errorf("without TCP: got %+v", replaced)
+	}
+	b.path(pb.Generation)
+	b.s.SetNetworkTypes(udp)
+	b.until(func(st Status) bool { return st.State == Connected && st.Path.Generation == replaced.Generation })
 }

@@ -25,6 +25,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/pion/ice/v2"
@@ -96,6 +97,8 @@ type Session struct {
 	done chan struct{} // closed when the goroutine ended
 	wake chan struct{} // capacity 1
 
+	networks atomic.Pointer[[]proto.NetworkType] // see SetNetworkTypes; what it points to is immutable
+
 	// Owned by the session's goroutine.
 	machine *Machine
 	agents  map[uint64]*agent
@@ -145,9 +148,6 @@ func New(o Options) (*Session, error) {
 	if len(o.CandidateTypes) == 0 {
 		o.CandidateTypes = []proto.CandidateType{proto.Host, proto.ServerReflexive, proto.PeerReflexive, proto.Relay}
 	}
-	if len(o.NetworkTypes) == 0 {
-		o.NetworkTypes = []proto.NetworkType{proto.UDP4, proto.UDP6, proto.TCP4, proto.TCP6}
-	}
 	if !slices.ContainsFunc(o.CandidateTypes, func(t proto.CandidateType) bool { return t != proto.PeerReflexive }) {
 		return nil, errors.New("session: options: CandidateTypes has prflx alone, which is not gathered but found: add host, srflx or relay")
 	}
@@ -158,6 +158,7 @@ func New(o Options) (*Session, error) {
 		machine: NewMachine(o.Rand, o.Lazy), agents: make(map[uint64]*agent),
 		status: Status{Reason: reasonIdle, Since: time.Now()},
 	}
+	s.useNetworkTypes(o.NetworkTypes)
 	return s, nil
 }
 
@@ -181,6 +182,27 @@ func (s *Session) ICEServersChanged() { s.post(ServersChanged{}) }
 
 // SetLazy changes Options.Lazy. The present session stays.
 func (s *Session) SetLazy(lazy bool) { s.post(LazySet{lazy}) }
+
+// SetNetworkTypes changes Options.NetworkTypes. The present session stays if it has a path that these allow; else, unless it is idle, a new
+// one begins.
+func (s *Session) SetNetworkTypes(types []proto.NetworkType) {
+	s.useNetworkTypes(types)
+	s.mu.Lock()
+	state, path := s.status.State, s.status.Path
+	s.mu.Unlock()
+	if state != Idle && (path == nil || !slices.Contains(s.networkTypes(), path.Network)) {
+		s.NetworkChanged()
+	}
+}
+
+func (s *Session) useNetworkTypes(types []proto.NetworkType) {
+	if len(types) == 0 {
+		types = []proto.NetworkType{proto.UDP4, proto.UDP6, proto.TCP4, proto.TCP6}
+	}
+	s.networks.Store(&types)
+}
+
+func (s *Session) networkTypes() []proto.NetworkType { return *s.networks.Load() }
 
 // Restart begins a new session beside the present one. The reason is logged.
 func (s *Session) Restart(reason string) {

@@ -2,6 +2,8 @@ package e2e
 
 import (
 	"context"
+	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -76,9 +78,28 @@ func TestReloadFullTunnel(t *testing.T) {
 	na.up()
 	nb.up()
 	na.firstPing(nb.addr)
+	// The connections over TCP are those to the rendezvous, made without a mark. What there is has to outlive the change, which with another
+	// port takes offers.
+	signaling := func() (lines []string) {
+		for line := range strings.Lines(na.ok("ss", "-Hnt", "state", "established").stdout) {
+			if fields := strings.Fields(line); len(fields) > 3 {
+				lines = append(lines, fields[1]+" unsent: "+fields[2]+" "+fields[3])
+			}
+		}
+		return lines
+	}
+	var connection []string
+	w.until(patience, "one connection to the rendezvous, all of it sent", func() (bool, string) {
+		connection = signaling()
+		return len(connection) == 1 && strings.HasPrefix(connection[0], "0 "), fmt.Sprint(connection)
+	})
 	na.peers[0].allowed = append(na.peers[0].allowed, "0.0.0.0/0")
+	na.lines = append(na.lines, "ListenPort = 5555")
 	na.writeConfig()
 	na.must("reload", iface)
+	if r := na.run("wg", "show", iface, "listen-port"); strings.TrimSpace(r.stdout) != "5555" {
+		t.Errorf("the port: %v", r)
+	}
 	w.until(patience, "the default route leads into the tunnel", func() (bool, string) {
 		r := na.run("ip", "route", "get", "5.1.200.1")
 		return strings.Contains(r.stdout, "dev "+iface), r.String()
@@ -86,7 +107,12 @@ func TestReloadFullTunnel(t *testing.T) {
 	if r := na.run("wg", "show", iface, "fwmark"); strings.TrimSpace(r.stdout) == "off" {
 		t.Errorf("the sockets have no mark: %v", r)
 	}
+	na.peerUntil(nb, "connected after another port", func(p peerStatus) bool { return p.State == "connected" && p.Restarts > 0 })
 	na.firstPing(nb.addr)
+	w.until(patience, "the connection to the rendezvous is as before", func() (bool, string) {
+		now := signaling()
+		return slices.Equal(now, connection), fmt.Sprintf("%q, before %q", now, connection)
+	})
 	na.lines = append(na.lines, "FwMark = 0x77")
 	na.writeConfig()
 	if r := na.must("reload", iface); !strings.Contains(r.stderr, "FwMark takes effect only after") {

@@ -257,6 +257,16 @@ func TestRightsOfCommands(t *testing.T) {
 	// The file of another user is read and replaced as before, which takes one right more; in another user's hands there is none to drop.
 	lent := w.node(w.lab.A[2])
 	before = lent.snapshot()
+	lent.up()
+	if err := os.Chown(lent.file, 65534, 65534); err != nil { // too late for the daemon to know that it takes that right
+		t.Fatal(err)
+	}
+	for _, verb := range []string{"reload", "save"} {
+		if r := lent.run(wiceGo(), verb, iface); r.code != 1 || !strings.Contains(r.stderr, "CAP_DAC_OVERRIDE") {
+			t.Errorf("%s of a file that has become another user's: %v", verb, r)
+		}
+	}
+	lent.down()
 	file := nobodyFile(lent, lent.config(), 0o600, 65534)
 	lent.must("up", file)
 	lent.hasRights(only(kernelTunRights | caps(unix.CAP_DAC_OVERRIDE)))

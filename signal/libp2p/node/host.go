@@ -200,12 +200,35 @@ func (t *tcpTransport) Listen(a ma.Multiaddr) (transport.Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	ml, err := manet.WrapNetListener(l)
+	ml, err := manet.WrapNetListener(&controlledListener{l, t.config.Control})
 	if err != nil {
 		l.Close()
 		return nil, err
 	}
 	return t.upgrader.UpgradeGatedMaListener(t, t.upgrader.GateMaListener(ml)), nil
+}
+
+// controlledListener applies Control to what it accepts too: a socket has the mark of its listener only as that was then.
+type controlledListener struct {
+	net.Listener
+	control func(network, address string, c syscall.RawConn) error
+}
+
+func (l *controlledListener) Accept() (net.Conn, error) {
+	for {
+		c, err := l.Listener.Accept()
+		if err != nil || l.control == nil {
+			return c, err
+		}
+		raw, err := c.(syscall.Conn).SyscallConn()
+		if err == nil {
+			err = l.control("tcp", c.RemoteAddr().String(), raw)
+		}
+		if err == nil {
+			return c, nil
+		}
+		c.Close()
+	}
 }
 
 func addTCP(sw *swarm.Swarm, up transport.Upgrader, resources network.ResourceManager, control func(string, string, syscall.RawConn) error) error {
