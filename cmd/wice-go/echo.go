@@ -32,6 +32,9 @@ func kernelPing(ctx context.Context, to netip.Addr) (time.Duration, error) {
 		dst = &net.UDPAddr{IP: to.AsSlice()}
 		c, err = icmp.ListenPacket(datagram, wildcard)
 	}
+	if errors.Is(err, os.ErrPermission) {
+		return 0, fmt.Errorf("open an ICMP socket: %w: the daemon needs CAP_NET_RAW, or its group a place in net.ipv4.ping_group_range (Linux)", err)
+	}
 	if err != nil {
 		return 0, fmt.Errorf("open an ICMP socket: %w", err)
 	}
