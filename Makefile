@@ -9,6 +9,7 @@ BENCHTIME ?= 1s
 BENCH ?= .
 ROUNDS ?= 5
 SECONDS ?= 2
+PEERS ?= 10000
 VARIANTS ?=
 MEASURES ?=
 TEST_TIMEOUT ?= 20m
@@ -34,7 +35,7 @@ endif
 # Of the kernel's package only this is unpacked.
 GUEST_FILES := './boot/vmlinuz-*' '*/virtio*.ko' '*/*failover.ko' '*/wireguard.ko' '*/*udp_tunnel.ko' '*/*chacha*.ko' '*/*poly1305*.ko' '*/*curve25519*.ko'
 
-.PHONY: help build demo test race fuzz bench bench-tunnels e2e lint generate check deps format-check vet generate-check tidy-check arch cross clean
+.PHONY: help build demo test race fuzz bench bench-tunnels bench-peers e2e lint generate check deps format-check vet generate-check tidy-check arch cross clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z0-9-]+):[^#]*## (.*)/  \1\t\2/p' Makefile | expand -t 18
@@ -92,15 +93,18 @@ fuzz: ## run each fuzz target for FUZZTIME (default 10s)
 		$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$package"; \
 	done
 
-bench: ## benchmarks, the bind beside the stock one, also with the portable socket; BENCH= chooses, BENCHTIME= is for each; then bench-tunnels, unless BENCH= is given
+bench: ## benchmarks, the bind beside the stock one, also with the portable socket; BENCH= chooses, BENCHTIME= is for each; then bench-tunnels and bench-peers, unless BENCH= is given
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchtime $(BENCHTIME) -benchmem -timeout $(TEST_TIMEOUT) \
 		$$(grep -rl '^func Benchmark' --include='*_test.go' . | xargs -n1 dirname | sort -u)
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchtime $(BENCHTIME) -benchmem -timeout $(TEST_TIMEOUT) -tags $(PORTABLE) ./bind
-	@if [ '$(BENCH)' = . ]; then $(MAKE) --no-print-directory bench-tunnels TABLES=docs/benchmarks.md; fi
+	@if [ '$(BENCH)' = . ]; then $(MAKE) --no-print-directory bench-tunnels TABLES=docs/benchmarks.md; $(MAKE) --no-print-directory bench-peers; fi
 
 bench-tunnels: deps ## as root: whole tunnels beside plain wireguard-go; ROUNDS= SECONDS= VARIANTS= MEASURES=, and TABLES= is a document to write into
 	$(GO) test ./test/bench -count=1 -v -run '^TestTunnels$$' -timeout 2h -args -tunnels -rounds '$(ROUNDS)' -seconds '$(SECONDS)' \
 		-variants '$(VARIANTS)' -measures '$(MEASURES)' -write '$(if $(TABLES),$(abspath $(TABLES)))' $(BENCHFLAGS)
+
+bench-peers: deps ## as root: an interface with PEERS= idle peers (default 10000) beside plain wireguard-go's; ROUNDS=
+	$(GO) test ./test/bench -count=1 -v -run '^TestPeers$$' -timeout 1h -args -peers '$(PEERS)' -rounds '$(ROUNDS)'
 
 lint: ## golangci-lint, built from .tools/lint
 	$(LINT) run ./...

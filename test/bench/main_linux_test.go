@@ -15,6 +15,7 @@ import (
 // The flags of "go test ./test/bench -args ...". Constant after TestMain.
 var (
 	measureTunnels = flag.Bool("tunnels", false, "measure whole tunnels; else only a smoke test of the harness runs")
+	measurePeers   = flag.Int("peers", 0, "measure an interface with so many peers; 0: a test with fewer, without figures")
 	rounds         = flag.Int("rounds", 5, "how often each variant is measured")
 	seconds        = flag.Int("seconds", 2, "how long a single measurement takes")
 	chosenVariants = flag.String("variants", "", "variants to measure, with commas between them (default: all)")
