@@ -89,9 +89,11 @@ type timeouts struct{ keepalive, disconnected, failed time.Duration }
 
 // Session is the negotiation with one peer. All methods are safe for concurrent use; none but Close blocks.
 type Session struct {
-	// Constant after New.
+	// Constant after New, but for Lazy: see SetLazy.
 	opts Options
-	log  *slog.Logger // once running
+
+	// Constant once the goroutine runs, which they are made for.
+	log  *slog.Logger // there is one before
 	ctx  context.Context
 	stop context.CancelFunc
 	done chan struct{} // closed when the goroutine ended
@@ -111,7 +113,7 @@ type Session struct {
 	work sync.WaitGroup // goroutines beside the session's own; added to only before done is closed
 
 	mu      sync.Mutex // guards the following
-	running bool       // there is a goroutine, or there will be none; until then the machine is idle, and guarded too
+	running bool       // there is a goroutine, or there will be none
 	inbox   []any      // Events, agentEvents
 	offers  int        // how many of the inbox are offers
 	outbox  []*proto.Offer
@@ -122,8 +124,13 @@ type Session struct {
 	rtt     roundTrip
 }
 
-// New makes an idle session: it begins with [Session.Start] or with an offer of the peer. Until then it has no goroutine, as there may be
-// thousands of peers that are never spoken to.
+var (
+	allCandidateTypes = []proto.CandidateType{proto.Host, proto.ServerReflexive, proto.PeerReflexive, proto.Relay}
+	allNetworkTypes   = []proto.NetworkType{proto.UDP4, proto.UDP6, proto.TCP4, proto.TCP6}
+)
+
+// New makes an idle session: it begins with [Session.Start] or with an offer of the peer. Until then it has no goroutine, nor what one needs,
+// as there may be thousands of peers that are never spoken to.
 func New(o Options) (*Session, error) {
 	switch {
 	case o.Mux == nil:
@@ -146,18 +153,12 @@ func New(o Options) (*Session, error) {
 		o.timeouts = timeouts{keepaliveInterval, disconnectedTimeout, failedTimeout}
 	}
 	if len(o.CandidateTypes) == 0 {
-		o.CandidateTypes = []proto.CandidateType{proto.Host, proto.ServerReflexive, proto.PeerReflexive, proto.Relay}
+		o.CandidateTypes = allCandidateTypes
 	}
 	if !slices.ContainsFunc(o.CandidateTypes, func(t proto.CandidateType) bool { return t != proto.PeerReflexive }) {
 		return nil, errors.New("session: options: CandidateTypes has prflx alone, which is not gathered but found: add host, srflx or relay")
 	}
-	ctx, stop := context.WithCancel(context.Background()) // ends in Close
-	s := &Session{
-		opts: o, log: o.Logger,
-		ctx: ctx, stop: stop, done: make(chan struct{}), wake: make(chan struct{}, 1),
-		machine: NewMachine(o.Rand, o.Lazy), agents: make(map[uint64]*agent),
-		status: Status{Reason: reasonIdle, Since: time.Now()},
-	}
+	s := &Session{opts: o, log: o.Logger, status: Status{Reason: reasonIdle, Since: time.Now()}}
 	s.useNetworkTypes(o.NetworkTypes)
 	return s, nil
 }
@@ -197,7 +198,7 @@ func (s *Session) SetNetworkTypes(types []proto.NetworkType) {
 
 func (s *Session) useNetworkTypes(types []proto.NetworkType) {
 	if len(types) == 0 {
-		types = []proto.NetworkType{proto.UDP4, proto.UDP6, proto.TCP4, proto.TCP6}
+		types = allNetworkTypes
 	}
 	s.networks.Store(&types)
 }
@@ -216,14 +217,15 @@ func (s *Session) Restart(reason string) {
 // Close ends the session. No callback runs after it. It waits a second for the agents to end. One whose TURN server died in the
 // middle takes some seconds longer, until pion gives up its last request; there is nothing left to be done about it.
 func (s *Session) Close() error {
-	s.stop()
 	s.mu.Lock()
-	if !s.running {
-		s.running = true
-		close(s.done)
-	}
+	s.running = true
+	done, stop := s.done, s.stop
 	s.mu.Unlock()
-	<-s.done
+	if done == nil {
+		return nil
+	}
+	stop()
+	<-done
 	idle := make(chan struct{})
 	go func() { s.work.Wait(); close(idle) }()
 	timer := time.NewTimer(closeTimeout)
@@ -267,11 +269,14 @@ func (s *Session) post(ev any) {
 }
 
 // beginLocked starts the session's goroutine for an event that begins a negotiation. It reports false for the others, which mean nothing to
-// an idle machine but for its laziness.
+// a session that is idle but for its laziness.
 func (s *Session) beginLocked(ev any) bool {
 	switch ev := ev.(type) {
 	case Start, OfferReceived:
 		s.running = true
+		s.ctx, s.stop = context.WithCancel(context.Background()) // ends in Close
+		s.done, s.wake = make(chan struct{}), make(chan struct{}, 1)
+		s.machine, s.agents = NewMachine(s.opts.Rand, s.opts.Lazy), make(map[uint64]*agent)
 		if s.opts.Name != "" {
 			s.log = s.log.With("name", s.opts.Name)
 		}
@@ -279,7 +284,7 @@ func (s *Session) beginLocked(ev any) bool {
 		s.work.Go(s.run) // keeps the count above zero until Close
 		return true
 	case LazySet:
-		s.machine.Step(time.Now(), ev)
+		s.opts.Lazy = ev.Lazy
 	}
 	return false
 }
