@@ -95,9 +95,8 @@ type Device struct {
 	behind  atomic.Pointer[overlayMap]          // those of the peers
 	file    atomic.Pointer[settings]            // replaced by Reload
 
-	uapiMu       sync.Mutex // one set operation, with its reconcile, at a time; guards the following
-	networkTypes []proto.NetworkType
-	mark         uint32                        // that networkTypes, sessions and signaling go by
+	uapiMu       sync.Mutex                    // one set operation, with its reconcile, at a time; guards the following
+	networkTypes []proto.NetworkType           // that sessions go by, which the mark limits
 	port         uint16                        // that sessions go by
 	started      bool                          // what runs until Close
 	named        map[key.Public]*namedEndpoint // endpoints of the file that are names

@@ -81,26 +81,4 @@ func TestDropInFollowsLink(t *testing.T) {
 	port(true)
 	e.until(t, "connected after the link was down", connected)
 	e.ping(t, other.address)
-
-	dev.mu.RLock()
-	before := dev.router
-	dev.mu.RUnlock()
-	dev.uapiMu.Lock()
-	err = dev.useMark(0x1234) // to set it on sockets takes a privilege
-	dev.mark = 0
-	dev.uapiMu.Unlock()
-	if err == nil {
-		err = dev.ipcSet(nil)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	dev.mu.RLock()
-	after := dev.router
-	dev.mu.RUnlock()
-	if after == before || after == nil {
-		t.Error("signaling goes on with sockets that lack the mark")
-	}
-	e.until(t, "connected with another mark", connected)
-	e.ping(t, other.address)
 }

@@ -127,21 +127,18 @@ func (d *Device) reconcile(set *setOperation) error {
 	return nil
 }
 
-// useMark follows the mark of the underlay's sockets. When it changes, as wg-quick does for a full tunnel, sessions and signaling begin anew:
-// sockets that they opened without it would be routed into the tunnel. The caller holds uapiMu, and reconciles afterwards.
+// useMark follows the mark of the underlay's sockets, which the bind has set on those that are open too. Sessions stay, but those over TCP,
+// which can't carry one: see networkTypes. The caller holds uapiMu.
 func (d *Device) useMark(mark uint32) error {
-	if mark == d.mark {
-		return nil
-	}
-	types, err := networkTypes(d.opts.Config, mark != 0 || marked(d.opts.Config))
-	if err != nil {
+	types, err := networkTypes(d.Config(), mark != 0 || marked(d.Config()))
+	if err != nil || slices.Equal(types, d.networkTypes) {
 		return err
 	}
-	d.mark, d.networkTypes = mark, types
-	d.stopSignaling()
+	d.networkTypes = types
 	if mark != 0 {
 		d.tcp.Close()
 	}
+	d.eachPeer(func(p *peer) { p.session.SetNetworkTypes(types) })
 	return nil
 }
 

@@ -3,7 +3,6 @@ package device
 import (
 	"fmt"
 	"net/netip"
-	"slices"
 
 	"github.com/wice-go/wice-go/device/config"
 	"github.com/wice-go/wice-go/proto/key"
@@ -140,28 +139,15 @@ func (d *Device) plainLater(pk key.Public) func() {
 	}
 }
 
-// SetMark puts the mark on the sockets, 0 for none. Sessions stay, but those over TCP, which can't carry one: see networkTypes.
+// SetMark puts the mark on the sockets, 0 for none.
 func (d *Device) SetMark(fwmark uint32) error {
 	d.uapiMu.Lock()
 	defer d.uapiMu.Unlock()
 	if d.ctx.Err() != nil {
 		return errClosed
 	}
-	types, err := networkTypes(d.Config(), fwmark != 0 || marked(d.Config()))
-	if err != nil {
+	if err := d.useMark(fwmark); err != nil {
 		return err
 	}
-	if err := d.wg.BindSetMark(fwmark); err != nil {
-		return err
-	}
-	d.mark = fwmark // what is set next by others finds nothing new
-	if slices.Equal(types, d.networkTypes) {
-		return nil
-	}
-	d.networkTypes = types
-	if fwmark != 0 {
-		d.tcp.Close()
-	}
-	d.eachPeer(func(p *peer) { p.session.SetNetworkTypes(types) })
-	return nil
+	return d.wg.BindSetMark(fwmark)
 }

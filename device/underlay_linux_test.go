@@ -63,9 +63,13 @@ func TestSetMarkLeavesSessions(t *testing.T) {
 	a, b := newPair(t)
 	pk := b.private.Public()
 	session, router := a.lookup(pk).session, a.router
-	for _, mark := range []uint32{0x7769, 0x7770, 0} {
-		if err := a.SetMark(mark); err != nil {
-			t.Fatal(err)
+	for n, mark := range []uint32{0x7769, 0x7770, 0, 0x7771} {
+		if n%2 == 0 {
+			if err := a.SetMark(mark); err != nil {
+				t.Fatal(err)
+			}
+		} else {
+			a.set(t, fmt.Sprintf("fwmark=%d\n", mark))
 		}
 		a.uapi(t, fmt.Sprintf("set=1\npublic_key=%x\npersistent_keepalive_interval=%d\n\n", pk[:], 1+mark&0xff))
 		if a.lookup(pk).session != session || a.router != router {
