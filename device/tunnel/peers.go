@@ -24,10 +24,11 @@ type PeerError = device.PeerError
 
 // Status returns a snapshot: of each peer the state, the path, the reason why it is not connected or not direct, and the traffic.
 func (t *Tunnel) Status() (*control.Status, error) {
+	s, err := t.dev.Status(t.ctx)
 	if t.ctx.Err() != nil {
-		return nil, net.ErrClosed
+		return nil, net.ErrClosed // a device that is closing has no peers: Wait would take that for all of them connected
 	}
-	return t.dev.Status(t.ctx)
+	return s, err
 }
 
 // Wait returns when every peer that takes part in ICE is connected. When ctx ends before, the error says which are not and why.

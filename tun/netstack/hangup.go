@@ -13,7 +13,7 @@ import (
 )
 
 const (
-	// hangUpCheck is how often HangUp looks whether what was closed has been acknowledged.
+	// hangUpCheck is how often HangUp looks whether what was closed has been acknowledged, and what was queued is gone.
 	hangUpCheck = 5 * time.Millisecond
 
 	// hangUpProbes is how many peers HangUp asks at a time whether they know.
@@ -21,24 +21,32 @@ const (
 )
 
 // HangUp ends all TCP connections while packets still flow, which Close can't wait for. First, what connections have to send that were closed
-// is sent. Then open ones are reset, so that nobody takes half of the data for all of it. An echo request follows the resets on the same
-// way: its answer says that they have arrived. All that ends with ctx at the latest; without connections there is nothing to wait for. Nothing
-// new can begin from then on.
+// is sent. Then open ones are reset, so that nobody takes half of the data for all of it. An echo request follows the resets once all that was
+// queued is gone, which it would overtake; its answer says that the way is clear. What carries packets may have lost resets nevertheless, among so
+// much data, and nobody would ever know: they are sent once more, and another echo request after them. All that ends with ctx at the latest;
+// without connections there is nothing to wait for. Nothing new can begin from then on.
 func (s *Stack) HangUp(ctx context.Context) {
 	s.mu.Lock()
 	s.closed = true
 	s.mu.Unlock()
-	tick := time.NewTicker(hangUpCheck)
-	defer tick.Stop()
-	for s.unfinished() && ctx.Err() == nil {
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-		}
+	await(ctx, func() bool { return !s.unfinished() })
+	s.link.keepResets(true)
+	remotes := s.resetAll()
+	s.link.keepResets(false)
+	if len(remotes) == 0 {
+		return
 	}
+	s.follow(ctx, remotes)
+	s.link.sendResets()
+	s.follow(ctx, remotes)
+}
+
+// follow returns when the peers with those addresses have answered to what is sent after all that is queued now, or ctx ends.
+func (s *Stack) follow(ctx context.Context, remotes map[netip.Addr]bool) {
+	await(ctx, func() bool { return s.link.queued() == 0 })
 	var probes sync.WaitGroup
 	slots := make(chan struct{}, hangUpProbes)
-	for addr := range s.resetAll() {
+	for addr := range remotes {
 		slots <- struct{}{}
 		probes.Go(func() {
 			defer func() { <-slots }()
@@ -46,6 +54,18 @@ func (s *Stack) HangUp(ctx context.Context) {
 		})
 	}
 	probes.Wait()
+}
+
+// await returns when done does, or ctx ends.
+func await(ctx context.Context, done func() bool) {
+	tick := time.NewTicker(hangUpCheck)
+	defer tick.Stop()
+	for !done() && ctx.Err() == nil {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+		}
+	}
 }
 
 // connections calls f with each connection of TCP and its state until f returns false.

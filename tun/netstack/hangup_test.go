@@ -7,13 +7,17 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
+
+	"gvisor.dev/gvisor/pkg/tcpip/header"
 )
 
-// connected returns both ends of a connection between two nodes.
-func connected(t *testing.T, a, b *node, port uint16) (here, there net.Conn) {
+// connected returns both ends of a connection from a to b.
+func connected(t *testing.T, a, b *Stack) (here, there net.Conn) {
 	t.Helper()
-	l, err := b.ListenTCP(netip.AddrPortFrom(b4, port))
+	l, err := b.ListenTCP(netip.AddrPortFrom(b4, 1))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -24,6 +28,7 @@ func connected(t *testing.T, a, b *node, port uint16) (here, there net.Conn) {
 	if there, err = l.Accept(); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { here.Close(); there.Close() })
 	return here, there
 }
 
@@ -32,9 +37,9 @@ func TestHangUp(t *testing.T) {
 	a, b := newPair(t)
 	data := make([]byte, 256<<10) // more than fits into the first window, less than into the buffers of both ends
 
-	open, openThere := connected(t, a, b, 1)
-	closed, closedThere := connected(t, a, b, 2)
-	half, halfThere := connected(t, a, b, 3)
+	open, openThere := connected(t, a.Stack, b.Stack)
+	closed, closedThere := connected(t, a.Stack, b.Stack)
+	half, halfThere := connected(t, a.Stack, b.Stack)
 	for _, c := range []net.Conn{closed, half} {
 		if _, err := c.Write(data); err != nil {
 			t.Fatal(err)
@@ -61,16 +66,61 @@ func TestHangUp(t *testing.T) {
 	if _, err := a.DialContext(testContext(t), "tcp", "10.0.0.2:1"); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("a new connection: got %v, want %v", err, net.ErrClosed)
 	}
-	for _, c := range []net.Conn{open, half, openThere, closedThere, halfThere} {
-		c.Close()
+}
+
+// TestHangUpUnderTraffic hangs up while much is queued: HangUp waits for the reset, though it comes after all that.
+func TestHangUpUnderTraffic(t *testing.T) {
+	stalled, moving := make(chan struct{}), make(chan struct{})
+	var reset atomic.Bool
+	a, b := newLossyWire(t, func(toB bool, packet []byte) bool {
+		if toB && len(packet) == 1420 {
+			select {
+			case <-stalled:
+				<-moving
+			default:
+			}
+		}
+		if toB && carriesReset(packet) {
+			reset.Store(true)
+		}
+		return false
+	})
+	c, there := connected(t, a, b)
+	go io.Copy(io.Discard, there)
+	if _, err := c.Write(make([]byte, 8<<20)); err != nil { // so that the windows grow
+		t.Fatal(err)
 	}
+	close(stalled)
+	go c.Write(make([]byte, 8<<20))
+	await(testContext(t), func() bool { return a.link.queued() > 2*takeBytes })
+	close(moving)
+	a.HangUp(testContext(t))
+	if !reset.Load() {
+		t.Error("no reset before HangUp returned")
+	}
+}
+
+// TestHangUpLosesResets hangs up on a way that loses the first reset: there is another one.
+func TestHangUpLosesResets(t *testing.T) {
+	var resets atomic.Int32
+	a, b := newLossyWire(t, func(toB bool, packet []byte) bool { return toB && carriesReset(packet) && resets.Add(1) == 1 })
+	_, there := connected(t, a, b)
+	there.SetDeadline(time.Now().Add(30 * time.Second))
+	a.HangUp(testContext(t))
+	if _, err := there.Read(make([]byte, 1)); err == nil || !strings.Contains(err.Error(), "reset") {
+		t.Errorf("got %v, want a reset", err)
+	}
+}
+
+// carriesReset reports whether a packet of IPv4 is a reset of TCP.
+func carriesReset(packet []byte) bool {
+	return packet[9] == uint8(header.TCPProtocolNumber) && header.TCP(header.IPv4(packet).Payload()).Flags().Contains(header.TCPFlagRst)
 }
 
 // TestHangUpEnds hangs up on a peer that is gone: ctx bounds it.
 func TestHangUpEnds(t *testing.T) {
 	a, b := newPair(t)
-	c, there := connected(t, a, b, 1)
-	defer there.Close()
+	c, _ := connected(t, a.Stack, b.Stack)
 	b.wg.Close()
 	if _, err := c.Write(make([]byte, 1000)); err != nil {
 		t.Fatal(err)

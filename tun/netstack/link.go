@@ -31,6 +31,8 @@ type link struct {
 	ready       sync.Cond  // there is something to read, or one of the two flags is set
 	queue       fairQueue
 	room        chan struct{} // closed once there is less than pacedBytes in the queue; nil: nobody waits
+	keep        bool          // copies of resets, for sendResets
+	resets      []*stack.PacketBuffer
 	closed      bool
 	interrupted bool
 }
@@ -56,6 +58,9 @@ func (l *link) WritePackets(packets stack.PacketBufferList) (int, tcpip.Error) {
 		return 0, &tcpip.ErrClosedForSend{}
 	}
 	for n, p := range packets.AsSlice() {
+		if l.keep && isReset(p) {
+			l.resets = append(l.resets, p.IncRef())
+		}
 		if !l.queue.push(p) {
 			return n, &tcpip.ErrNoBufferSpace{}
 		}
@@ -105,6 +110,38 @@ func (l *link) pace() {
 	case <-room:
 	case <-timer.C:
 	}
+}
+
+// keepResets says whether resets of connections that are sent are to be kept for sendResets.
+func (l *link) keepResets(keep bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.keep = keep
+}
+
+// sendResets sends again what was kept.
+func (l *link) sendResets() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, p := range l.resets {
+		l.queue.push(p)
+		p.DecRef()
+	}
+	l.resets = nil
+	l.ready.Signal()
+}
+
+// isReset tells the segment that ends a connection without the other end's consent (RFC 9293, section 3.5.2).
+func isReset(p *stack.PacketBuffer) bool {
+	tcp := header.TCP(p.TransportHeader().Slice())
+	return p.TransportProtocolNumber == header.TCPProtocolNumber && len(tcp) >= header.TCPMinimumSize && tcp.Flags().Contains(header.TCPFlagRst)
+}
+
+// queued returns how many bytes wait to be taken, with packetCost for each packet.
+func (l *link) queued() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.queue.bytes
 }
 
 // interrupt ends the take that waits, or else the next one that may wait.
