@@ -300,7 +300,7 @@ func (d *Device) setPlain(pk key.Public, addr netip.AddrPort) {
 	}
 }
 
-// onPath follows the pair that ICE selected. It runs on the session's goroutine.
+// onPath follows the pair that ICE selected. The session calls it.
 func (d *Device) onPath(p *peer, path *session.Path) {
 	p.mu.Lock()
 	var next *bind.Path

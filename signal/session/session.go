@@ -1,7 +1,7 @@
 // Package session negotiates the path to one peer.
 //
 // It has two halves. [Machine] is the protocol without input and output: session ids, versions, restarts, what to send again and
-// when. [Session] drives it: one goroutine with a mailbox, around one ICE agent for each generation. Messages, with
+// when. [Session] drives it: a mailbox, around one ICE agent for each generation. Messages, with
 // A's session id a and B's session id b:
 //
 //	A                                   B
@@ -69,8 +69,7 @@ type Options struct {
 	// IncludeLoopback permits loopback candidates, for tests and several interfaces of one machine.
 	IncludeLoopback bool
 
-	// OnPath is told what carries the data from now on; nil: nothing does. It is called from the session's goroutine, in order,
-	// and must not block.
+	// OnPath is told what carries the data from now on; nil: nothing does. It is called in order, and must not block.
 	OnPath func(*Path)
 
 	// OnChange says that [Session.Status] changed. It must not block.
@@ -92,17 +91,17 @@ type Session struct {
 	// Constant after New, but for Lazy: see SetLazy.
 	opts Options
 
-	// Constant once the goroutine runs, which they are made for.
-	log  *slog.Logger // there is one before
-	ctx  context.Context
-	stop context.CancelFunc
-	done chan struct{} // closed when the goroutine ended
-	wake chan struct{} // capacity 1
+	// Constant once the session has begun.
+	log     *slog.Logger // there is one before
+	ctx     context.Context
+	stop    context.CancelFunc
+	done    chan struct{} // closed when nothing is handled any more
+	machine *Machine
 
 	networks atomic.Pointer[[]proto.NetworkType] // see SetNetworkTypes; what it points to is immutable
 
-	// Owned by the session's goroutine.
-	machine *Machine
+	// Owned by the goroutine that handles the mailbox, with what the machine points to.
+	timer   *time.Timer // for the machine; nil: it never wanted one
 	agents  map[uint64]*agent
 	active  *agent
 	path    *Path
@@ -110,18 +109,19 @@ type Session struct {
 
 	lastFailure string // why the last negotiation came to nothing
 
-	work sync.WaitGroup // goroutines beside the session's own; added to only before done is closed
+	work sync.WaitGroup // all goroutines; added to only before done is closed
 
-	mu      sync.Mutex // guards the following
-	running bool       // there is a goroutine, or there will be none
-	inbox   []any      // Events, agentEvents
-	offers  int        // how many of the inbox are offers
-	outbox  []*proto.Offer
-	sending bool
-	sendErr error
-	status  Status
-	rttOf   *agent
-	rtt     roundTrip
+	mu       sync.Mutex // guards the following
+	closed   bool
+	handling bool  // there is a goroutine that handles the mailbox, or there will be none any more
+	inbox    []any // Events, agentEvents
+	offers   int   // how many of the inbox are offers
+	outbox   []*proto.Offer
+	sending  bool
+	sendErr  error
+	status   Status
+	rttOf    *agent
+	rtt      roundTrip
 }
 
 var (
@@ -129,8 +129,8 @@ var (
 	allNetworkTypes   = []proto.NetworkType{proto.UDP4, proto.UDP6, proto.TCP4, proto.TCP6}
 )
 
-// New makes an idle session: it begins with [Session.Start] or with an offer of the peer. Until then it has no goroutine, nor what one needs,
-// as there may be thousands of peers that are never spoken to.
+// New makes an idle session: it begins with [Session.Start] or with an offer of the peer. Until then it has next to nothing, as there may be
+// thousands of peers that are never spoken to; and it has goroutines only while something happens, as there may be as many that do not answer.
 func New(o Options) (*Session, error) {
 	switch {
 	case o.Mux == nil:
@@ -218,14 +218,17 @@ func (s *Session) Restart(reason string) {
 // middle takes some seconds longer, until pion gives up its last request; there is nothing left to be done about it.
 func (s *Session) Close() error {
 	s.mu.Lock()
-	s.running = true
-	done, stop := s.done, s.stop
+	begun := s.machine != nil
+	if begun && !s.closed {
+		s.stop()
+		s.handleLocked()
+	}
+	s.closed = true
 	s.mu.Unlock()
-	if done == nil {
+	if !begun {
 		return nil
 	}
-	stop()
-	<-done
+	<-s.done
 	idle := make(chan struct{})
 	go func() { s.work.Wait(); close(idle) }()
 	timer := time.NewTimer(closeTimeout)
@@ -243,8 +246,8 @@ func (s *Session) Close() error {
 // those of their kind: it is the order of the last ones that counts.
 func (s *Session) post(ev any) {
 	s.mu.Lock()
-	if !s.running && !s.beginLocked(ev) {
-		s.mu.Unlock()
+	defer s.mu.Unlock()
+	if s.closed || s.machine == nil && !s.beginLocked(ev) {
 		return
 	}
 	switch ev.(type) {
@@ -261,27 +264,21 @@ func (s *Session) post(ev any) {
 	default:
 		s.inbox = append(slices.DeleteFunc(s.inbox, func(q any) bool { return q == ev }), ev)
 	}
-	s.mu.Unlock()
-	select {
-	case s.wake <- struct{}{}:
-	default:
-	}
+	s.handleLocked()
 }
 
-// beginLocked starts the session's goroutine for an event that begins a negotiation. It reports false for the others, which mean nothing to
-// a session that is idle but for its laziness.
+// beginLocked prepares for an event that begins a negotiation. It reports false for the others, which mean nothing to a session that is idle
+// but for its laziness.
 func (s *Session) beginLocked(ev any) bool {
 	switch ev := ev.(type) {
 	case Start, OfferReceived:
-		s.running = true
 		s.ctx, s.stop = context.WithCancel(context.Background()) // ends in Close
-		s.done, s.wake = make(chan struct{}), make(chan struct{}, 1)
+		s.done = make(chan struct{})
 		s.machine, s.agents = NewMachine(s.opts.Rand, s.opts.Lazy), make(map[uint64]*agent)
 		if s.opts.Name != "" {
 			s.log = s.log.With("name", s.opts.Name)
 		}
 		s.log = s.log.With("peer", s.opts.Remote.Short())
-		s.work.Go(s.run) // keeps the count above zero until Close
 		return true
 	case LazySet:
 		s.opts.Lazy = ev.Lazy
@@ -289,11 +286,19 @@ func (s *Session) beginLocked(ev any) bool {
 	return false
 }
 
-// take empties the mailbox.
-func (s *Session) take() []any {
+// handleLocked has the mailbox handled.
+func (s *Session) handleLocked() {
+	if !s.handling {
+		s.handling = true
+		s.work.Go(s.handleAll)
+	}
+}
+
+// take empties the mailbox. It reports false if there was nothing in it: then the caller has to end, and another one handles what comes next.
+func (s *Session) take() (evs []any, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	evs := s.inbox
-	s.inbox, s.offers = nil, 0
-	return evs
+	evs, s.inbox, s.offers = s.inbox, nil, 0
+	s.handling = len(evs) > 0 || s.closed
+	return evs, s.handling
 }

@@ -379,13 +379,13 @@ func TestRemoteCandidatesThatAreRefused(t *testing.T) {
 }
 
 func TestMailboxIsBounded(t *testing.T) {
-	s := &Session{running: true, wake: make(chan struct{}, 1)}
+	s := &Session{machine: new(Machine), handling: true}
 	for v := range uint32(10 * maxQueuedOffers) {
 		s.HandleOffer(&proto.Offer{Version: v})
 		s.PeerAvailable()
 		s.NetworkChanged()
 	}
-	evs := s.take()
+	evs, _ := s.take()
 	if len(evs) != maxQueuedOffers+2 {
 		t.Errorf("got %d events", len(evs))
 	}
