@@ -172,7 +172,7 @@ func (d *Device) closePeers(peers []*peer) {
 func (d *Device) addPeers(wanted map[key.Public]bool) (added []*peer, err error) {
 	d.mu.RLock()
 	identity := d.identity
-	var missing []key.Public
+	missing := make([]key.Public, 0, len(wanted))
 	for pk := range wanted {
 		if d.peers[pk] == nil {
 			missing = append(missing, pk)
@@ -180,27 +180,25 @@ func (d *Device) addPeers(wanted map[key.Public]bool) (added []*peer, err error)
 	}
 	d.mu.RUnlock()
 
-	local := identity.Public()
+	options := session.Options{
+		Local:           identity.Public(),
+		ICEServers:      d.iceServers,
+		CandidateTypes:  d.Config().Interface.CandidateTypes,
+		NetworkTypes:    d.networkTypes,
+		TCPMux:          &d.tcp,
+		Mux:             d.bind.Mux(),
+		Net:             d.net,
+		RelayStream:     func(c net.Conn) net.Conn { return d.bind.NewTURNStream(c) },
+		ExcludeAddr:     d.isOverlay,
+		IncludeLoopback: d.opts.IncludeLoopback,
+		Logger:          d.log,
+	}
 	for _, pk := range missing {
 		p := &peer{key: pk, endpoint: d.bind.Peer(pk)}
-		s, err := session.New(session.Options{
-			Local:           local,
-			Remote:          pk,
-			Send:            func(ctx context.Context, o *proto.Offer) error { return d.sendOffer(ctx, pk, o) },
-			ICEServers:      d.iceServers,
-			CandidateTypes:  d.Config().Interface.CandidateTypes,
-			NetworkTypes:    d.networkTypes,
-			TCPMux:          &d.tcp,
-			Mux:             d.bind.Mux(),
-			Net:             d.net,
-			RelayStream:     func(c net.Conn) net.Conn { return d.bind.NewTURNStream(c) },
-			ExcludeAddr:     d.isOverlay,
-			IncludeLoopback: d.opts.IncludeLoopback,
-			OnPath:          func(path *session.Path) { d.onPath(p, path) },
-			Logger:          d.log,
-			Name:            d.displayName(pk),
-			Lazy:            d.isLazy(pk),
-		})
+		options.Remote, options.Name, options.Lazy = pk, d.displayName(pk), d.isLazy(pk)
+		options.Send = func(ctx context.Context, o *proto.Offer) error { return d.sendOffer(ctx, p.key, o) }
+		options.OnPath = func(path *session.Path) { d.onPath(p, path) }
+		s, err := session.New(options)
 		if err != nil {
 			return added, fmt.Errorf("peer %s: %w", pk, err)
 		}

@@ -114,10 +114,10 @@ func (r *Router) nextTimestamp(to key.Public) (proto.Timestamp, error) {
 	ts := proto.TimestampOf(time.Now())
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	switch {
-	case r.closing.Load():
+	if r.closing.Load() {
 		return ts, ErrClosed
-	case r.peers[to] == nil:
+	}
+	if _, ok := r.peers[to]; !ok {
 		return ts, ErrUnknownPeer
 	}
 	if ts.Compare(r.lastSent) <= 0 {
