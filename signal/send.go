@@ -56,6 +56,9 @@ func (r *Router) send(ctx context.Context, peer key.Public, o *proto.Offer) erro
 	if err != nil {
 		return err
 	}
+	if err := r.reach(peer); err != nil {
+		return err
+	}
 	payload, err := o.Marshal(ts)
 	if err != nil {
 		return err
@@ -104,6 +107,23 @@ func (r *Router) send(ctx context.Context, peer key.Public, o *proto.Offer) erro
 			cancel()
 			return errors.Join(append(errs, ctx.Err())...)
 		}
+	}
+	return errors.Join(errs...)
+}
+
+// reach returns why no backend can reach the peer, nil if one may.
+func (r *Router) reach(peer key.Public) error {
+	var errs []error
+	for _, b := range r.snapshot() {
+		reacher, ok := b.Backend.(Reacher)
+		if !ok {
+			return nil
+		}
+		err := reacher.Reach(peer)
+		if err == nil {
+			return nil
+		}
+		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }

@@ -77,6 +77,7 @@ type Backend struct {
 var (
 	_ signal.Backend         = (*Backend)(nil)
 	_ signal.ICEServerSource = (*Backend)(nil)
+	_ signal.Reacher         = (*Backend)(nil)
 	_ signal.Factory         = New
 )
 

@@ -255,9 +255,10 @@ func TestPublishWithoutAnyWay(t *testing.T) {
 		t.Errorf("got %v, want %v", err, libp2p.ErrNotConfigured)
 	}
 	p.SetPeers([]key.Public{other})
-	err := p.Publish(t.Context(), other, []byte("x"))
-	if err == nil || !strings.Contains(err.Error(), "no bootstrap is configured") {
-		t.Errorf("got %v", err)
+	for _, err := range []error{p.Publish(t.Context(), other, []byte("x")), p.Reach(other)} {
+		if err == nil || !strings.Contains(err.Error(), "no bootstrap is configured") {
+			t.Errorf("got %v", err)
+		}
 	}
 	p.Close()
 	if err := p.Publish(t.Context(), other, []byte("x")); !errors.Is(err, libp2p.ErrClosed) {

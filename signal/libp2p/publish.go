@@ -79,6 +79,32 @@ func (b *Backend) Publish(ctx context.Context, to key.Public, envelope []byte) e
 	return nil
 }
 
+// Reach implements [signal.Reacher].
+func (b *Backend) Reach(to key.Public) error {
+	id, err := node.PeerID(to)
+	if err == nil && !b.mayDial(id) && b.newest(id) == nil {
+		err = b.nowhere()
+	}
+	if err != nil {
+		return fmt.Errorf("libp2p: reach %s: %w", to.Short(), err)
+	}
+	return nil
+}
+
+// mayDial reports whether there is an address of the peer, or somebody to ask for one.
+func (b *Backend) mayDial(id peer.ID) bool {
+	connected := func(r *relay) bool { ok, _ := r.status(); return ok }
+	return slices.ContainsFunc(b.relays, connected) || b.dht != nil && b.dht.dht.RoutingTable().Size() > 0 || len(b.host.Peerstore().Addrs(id)) > 0
+}
+
+// nowhere says why there is no address of a peer.
+func (b *Backend) nowhere() error {
+	if len(b.relays) == 0 {
+		return errors.New("it was not found on the local network, and no bootstrap is configured")
+	}
+	return errors.New("no address of it is known, and no bootstrap is connected")
+}
+
 func (b *Backend) deliver(ctx context.Context, id peer.ID, envelope []byte) error {
 	for range maxStale {
 		c := b.newest(id)
@@ -222,10 +248,7 @@ func (b *Backend) explain(err error) error {
 		return err
 	}
 	if errors.Is(err, swarm.ErrNoAddresses) || errors.Is(err, swarm.ErrNoGoodAddresses) {
-		if len(b.relays) == 0 {
-			return errors.New("it was not found on the local network, and no bootstrap is configured")
-		}
-		return errors.New("no address of it is known, and no bootstrap is connected")
+		return b.nowhere()
 	}
 	var reasons []string
 	for _, t := range d.DialErrors {

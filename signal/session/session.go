@@ -88,38 +88,41 @@ type timeouts struct{ keepalive, disconnected, failed time.Duration }
 
 // Session is the negotiation with one peer. All methods are safe for concurrent use; none but Close blocks.
 type Session struct {
-	// Constant after New, but for Lazy: see SetLazy.
-	opts Options
+	opts     Options                             // constant after New, but for Lazy: see SetLazy
+	log      *slog.Logger                        // constant once the session has begun
+	networks atomic.Pointer[[]proto.NetworkType] // see SetNetworkTypes; what it points to is immutable
 
-	// Constant once the session has begun.
-	log     *slog.Logger // there is one before
+	mu     sync.Mutex // guards the following, and some of what *begun points to
+	closed bool
+	status Status
+	*begun // constant once there is one
+}
+
+// begun is what a session has that was begun at some time.
+type begun struct {
+	// Immutable.
 	ctx     context.Context
 	stop    context.CancelFunc
 	done    chan struct{} // closed when nothing is handled any more
 	machine *Machine
 
-	networks atomic.Pointer[[]proto.NetworkType] // see SetNetworkTypes; what it points to is immutable
-
 	// Owned by the goroutine that handles the mailbox, with what the machine points to.
-	timer   *time.Timer // for the machine; nil: it never wanted one
-	agents  map[uint64]*agent
-	active  *agent
-	path    *Path
-	servers []proto.ICEServer // of the last gathering
-
-	lastFailure string // why the last negotiation came to nothing
+	timer       *time.Timer // for the machine; nil: it never wanted one
+	agents      map[uint64]*agent
+	active      *agent
+	path        *Path
+	servers     []proto.ICEServer // of the last gathering
+	lastFailure string            // why the last negotiation came to nothing
 
 	work sync.WaitGroup // all goroutines; added to only before done is closed
 
-	mu       sync.Mutex // guards the following
-	closed   bool
+	// Guarded by the session's mu.
 	handling bool  // there is a goroutine that handles the mailbox, or there will be none any more
 	inbox    []any // Events, agentEvents
 	offers   int   // how many of the inbox are offers
 	outbox   []*proto.Offer
 	sending  bool
 	sendErr  error
-	status   Status
 	rttOf    *agent
 	rtt      roundTrip
 }
@@ -218,14 +221,13 @@ func (s *Session) Restart(reason string) {
 // middle takes some seconds longer, until pion gives up its last request; there is nothing left to be done about it.
 func (s *Session) Close() error {
 	s.mu.Lock()
-	begun := s.machine != nil
-	if begun && !s.closed {
+	if s.begun != nil && !s.closed {
 		s.stop()
 		s.handleLocked()
 	}
 	s.closed = true
 	s.mu.Unlock()
-	if !begun {
+	if s.begun == nil {
 		return nil
 	}
 	<-s.done
@@ -247,7 +249,7 @@ func (s *Session) Close() error {
 func (s *Session) post(ev any) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closed || s.machine == nil && !s.beginLocked(ev) {
+	if s.closed || s.begun == nil && !s.beginLocked(ev) {
 		return
 	}
 	switch ev.(type) {
@@ -272,9 +274,8 @@ func (s *Session) post(ev any) {
 func (s *Session) beginLocked(ev any) bool {
 	switch ev := ev.(type) {
 	case Start, OfferReceived:
+		s.begun = &begun{machine: NewMachine(s.opts.Rand, s.opts.Lazy), agents: make(map[uint64]*agent), done: make(chan struct{})}
 		s.ctx, s.stop = context.WithCancel(context.Background()) // ends in Close
-		s.done = make(chan struct{})
-		s.machine, s.agents = NewMachine(s.opts.Rand, s.opts.Lazy), make(map[uint64]*agent)
 		if s.opts.Name != "" {
 			s.log = s.log.With("name", s.opts.Name)
 		}

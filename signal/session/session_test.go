@@ -162,7 +162,9 @@ func (d *side) close() {
 	if took := time.Since(start); took > closeTimeout+500*time.Millisecond {
 		d.t.Errorf("close took %v", took)
 	}
-	d.s.work.Wait() // what Close does not wait for has to end too
+	if d.s.begun != nil {
+		d.s.work.Wait() // what Close does not wait for has to end too
+	}
 }
 
 // path waits for a path of a generation newer than the given one.
@@ -379,7 +381,7 @@ func TestRemoteCandidatesThatAreRefused(t *testing.T) {
 }
 
 func TestMailboxIsBounded(t *testing.T) {
-	s := &Session{machine: new(Machine), handling: true}
+	s := &Session{begun: &begun{handling: true}}
 	for v := range uint32(10 * maxQueuedOffers) {
 		s.HandleOffer(&proto.Offer{Version: v})
 		s.PeerAvailable()

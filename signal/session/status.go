@@ -57,6 +57,10 @@ type roundTrip struct {
 // Status returns the session's state.
 func (s *Session) Status() Status {
 	s.mu.Lock()
+	if s.begun == nil {
+		defer s.mu.Unlock()
+		return s.status
+	}
 	ag := s.rttOf
 	var fresh chan struct{}
 	if ag != nil && !s.rtt.pending && time.Since(s.rtt.at) > roundTripAge {
