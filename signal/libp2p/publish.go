@@ -46,11 +46,10 @@ var (
 
 // Publish implements [signal.Backend]. It returns nil when the peer acknowledged.
 func (b *Backend) Publish(ctx context.Context, to key.Public, envelope []byte) error {
-	id, err := node.PeerID(to)
-	if err == nil {
-		if _, ok := b.gater.key(id); !ok {
-			err = ErrNotConfigured
-		}
+	id, ok := b.gater.id(to)
+	var err error
+	if !ok {
+		err = ErrNotConfigured
 	}
 	if err == nil && len(envelope) > proto.MaxEnvelopeSize {
 		err = fmt.Errorf("%d bytes are more than the %d that an envelope may have", len(envelope), proto.MaxEnvelopeSize)
@@ -81,14 +80,14 @@ func (b *Backend) Publish(ctx context.Context, to key.Public, envelope []byte) e
 
 // Reach implements [signal.Reacher].
 func (b *Backend) Reach(to key.Public) error {
-	id, err := node.PeerID(to)
-	if err == nil && !b.mayDial(id) && b.newest(id) == nil {
+	err := ErrNotConfigured
+	if id, ok := b.gater.id(to); ok {
+		if b.mayDial(id) || b.newest(id) != nil {
+			return nil
+		}
 		err = b.nowhere()
 	}
-	if err != nil {
-		return fmt.Errorf("libp2p: reach %s: %w", to.Short(), err)
-	}
-	return nil
+	return fmt.Errorf("libp2p: reach %s: %w", to.Short(), err)
 }
 
 // mayDial reports whether there is an address of the peer, or somebody to ask for one.
