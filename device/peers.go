@@ -197,6 +197,7 @@ func (d *Device) addPeers(wanted map[key.Public]bool) (added []*peer, err error)
 		p := &peer{key: pk, endpoint: d.bind.Peer(pk)}
 		options.Remote, options.Name, options.Lazy = pk, d.displayName(pk), d.isLazy(pk)
 		options.Send = func(ctx context.Context, o *proto.Offer) error { return d.sendOffer(ctx, p.key, o) }
+		options.Reach = func() error { return d.reach(p.key) }
 		options.OnPath = func(path *session.Path) { d.onPath(p, path) }
 		s, err := session.New(options)
 		if err != nil {
@@ -471,6 +472,17 @@ func (d *Device) sendOffer(ctx context.Context, pk key.Public, o *proto.Offer) e
 	return router.Send(ctx, pk, o)
 }
 
+// reach returns why no offer can be sent to the peer at present.
+func (d *Device) reach(pk key.Public) error {
+	d.mu.RLock()
+	router := d.router
+	d.mu.RUnlock()
+	if router == nil {
+		return nil // Send has the error
+	}
+	return router.Reach(pk)
+}
+
 func (d *Device) onOffer(pk key.Public, o *proto.Offer) {
 	if p := d.lookup(pk); p != nil {
 		p.session.HandleOffer(o)
@@ -488,9 +500,7 @@ func (d *Device) onICEServersChanged() {
 }
 
 func (d *Device) eachPeer(f func(*peer)) {
-	d.mu.RLock()
-	defer d.mu.RUnlock()
-	for _, p := range d.peers {
+	for _, p := range d.allPeers() {
 		f(p)
 	}
 }

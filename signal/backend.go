@@ -64,8 +64,8 @@ type ICEServerSource interface {
 
 // Reacher is what a [Backend] implements too if it knows of peers that it can't reach at present.
 type Reacher interface {
-	// Reach returns nil if Publish to the peer may work now, else at once what Publish would fail with. It spares an envelope, most of
-	// whose cost is the seal. It is cheap.
+	// Reach returns nil if Publish to the peer may work now, else at once what Publish would fail with; once that becomes nil, the sink is
+	// told by PeerAvailable. It spares an envelope, most of whose cost is the seal, or a whole session. It is cheap.
 	Reach(peer key.Public) error
 }
 

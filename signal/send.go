@@ -56,7 +56,7 @@ func (r *Router) send(ctx context.Context, peer key.Public, o *proto.Offer) erro
 	if err != nil {
 		return err
 	}
-	if err := r.reach(peer); err != nil {
+	if err := r.Reach(peer); err != nil {
 		return err
 	}
 	payload, err := o.Marshal(ts)
@@ -111,8 +111,8 @@ func (r *Router) send(ctx context.Context, peer key.Public, o *proto.Offer) erro
 	return errors.Join(errs...)
 }
 
-// reach returns why no backend can reach the peer, nil if one may.
-func (r *Router) reach(peer key.Public) error {
+// Reach returns why no backend can reach the peer at present, nil if one may. It is cheap.
+func (r *Router) Reach(peer key.Public) error {
 	var errs []error
 	for _, b := range r.snapshot() {
 		reacher, ok := b.Backend.(Reacher)

@@ -49,6 +49,10 @@ type Options struct {
 	// Send gives an offer to the signaling; required. It is called from a goroutine of its own, one call at a time.
 	Send func(ctx context.Context, o *proto.Offer) error
 
+	// Reach says why no offer can be sent at present; nil: it may be possible. It must be cheap and safe for concurrent use. Once what it
+	// returned becomes nil, [Session.PeerAvailable] has to be called. Nil: always.
+	Reach func() error
+
 	// ICEServers is asked at the start of each gathering. It must be cheap and safe for concurrent use. Nil: none.
 	ICEServers func() []proto.ICEServer
 
@@ -92,10 +96,11 @@ type Session struct {
 	log      *slog.Logger                        // constant once the session has begun
 	networks atomic.Pointer[[]proto.NetworkType] // see SetNetworkTypes; what it points to is immutable
 
-	mu     sync.Mutex // guards the following, and some of what *begun points to
-	closed bool
-	status Status
-	*begun // constant once there is one
+	mu      sync.Mutex // guards the following, and some of what *begun points to
+	closed  bool
+	waiting bool // to begin, until the peer can be reached
+	status  Status
+	*begun  // constant once there is one
 }
 
 // begun is what a session has that was begun at some time.
@@ -132,8 +137,9 @@ var (
 	allNetworkTypes   = []proto.NetworkType{proto.UDP4, proto.UDP6, proto.TCP4, proto.TCP6}
 )
 
-// New makes an idle session: it begins with [Session.Start] or with an offer of the peer. Until then it has next to nothing, as there may be
-// thousands of peers that are never spoken to; and it has goroutines only while something happens, as there may be as many that do not answer.
+// New makes an idle session: it begins with [Session.Start], as soon as the peer can be reached, or with an offer of the peer. Until then it has
+// next to nothing, as there may be thousands of peers that are never spoken to, or not there; and it has goroutines only while something
+// happens, as there may be as many that do not answer.
 func New(o Options) (*Session, error) {
 	switch {
 	case o.Mux == nil:
@@ -148,6 +154,9 @@ func New(o Options) (*Session, error) {
 	}
 	if o.Rand == nil {
 		o.Rand = rand.Reader
+	}
+	if o.Reach == nil {
+		o.Reach = func() error { return nil }
 	}
 	if o.ICEServers == nil {
 		o.ICEServers = func() []proto.ICEServer { return nil }
@@ -167,7 +176,30 @@ func New(o Options) (*Session, error) {
 }
 
 // Start begins the negotiation, if the session is idle.
-func (s *Session) Start() { s.post(Start{}) }
+func (s *Session) Start() {
+	if s.opts.Reach() != nil && s.wait() && s.opts.Reach() != nil { // once more, as it may have changed before there was somebody to be told
+		return
+	}
+	s.post(Start{})
+}
+
+// wait leaves the beginning to PeerAvailable, unless the session has begun.
+func (s *Session) wait() bool {
+	s.mu.Lock()
+	if s.begun != nil || s.closed {
+		s.mu.Unlock()
+		return false
+	}
+	changed := !s.waiting
+	if changed {
+		s.waiting, s.status.State, s.status.Since = true, Connecting, time.Now()
+	}
+	s.mu.Unlock()
+	if changed && s.opts.OnChange != nil {
+		s.opts.OnChange()
+	}
+	return true
+}
 
 // Sleep ends the session and tells the peer, because nothing uses it. It begins anew with Start or an offer.
 func (s *Session) Sleep() { s.post(Sleep{}) }
@@ -176,7 +208,16 @@ func (s *Session) Sleep() { s.post(Sleep{}) }
 func (s *Session) HandleOffer(o *proto.Offer) { s.post(OfferReceived{o}) }
 
 // PeerAvailable says that a backend can reach the peer now.
-func (s *Session) PeerAvailable() { s.post(PeerAvailable{}) }
+func (s *Session) PeerAvailable() {
+	s.mu.Lock()
+	waiting := s.waiting
+	s.mu.Unlock()
+	if waiting {
+		s.post(Start{})
+		return
+	}
+	s.post(PeerAvailable{})
+}
 
 // NetworkChanged says that local addresses or the port of the mux changed.
 func (s *Session) NetworkChanged() { s.post(NetworkChanged{}) }
@@ -274,6 +315,7 @@ func (s *Session) post(ev any) {
 func (s *Session) beginLocked(ev any) bool {
 	switch ev := ev.(type) {
 	case Start, OfferReceived:
+		s.waiting = false
 		s.begun = &begun{machine: NewMachine(s.opts.Rand, s.opts.Lazy), agents: make(map[uint64]*agent), done: make(chan struct{})}
 		s.ctx, s.stop = context.WithCancel(context.Background()) // ends in Close
 		if s.opts.Name != "" {
@@ -283,6 +325,8 @@ func (s *Session) beginLocked(ev any) bool {
 		return true
 	case LazySet:
 		s.opts.Lazy = ev.Lazy
+	case Sleep:
+		s.waiting, s.status.State, s.status.Since = false, Idle, time.Now()
 	}
 	return false
 }

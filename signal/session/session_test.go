@@ -2,6 +2,7 @@ package session
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"math/rand/v2"
 	"net"
@@ -9,6 +10,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -393,5 +395,57 @@ func TestMailboxIsBounded(t *testing.T) {
 	}
 	if last := evs[maxQueuedOffers-1].(OfferReceived); last.Offer.Version != 10*maxQueuedOffers-1 {
 		t.Errorf("the newest offer was lost")
+	}
+}
+
+// TestStartWaitsForThePeer starts a session whose peer can't be reached: there is only its status until it can.
+func TestStartWaitsForThePeer(t *testing.T) {
+	w := newWire(0)
+	a, b := key.NewPrivate().Public(), key.NewPrivate().Public()
+	var absent atomic.Pointer[error]
+	err := errors.New("it is not there")
+	absent.Store(&err)
+	first := newSide(t, w, a, b, func(o *Options) {
+		o.Reach = func() error {
+			if err := absent.Load(); err != nil {
+				return *err
+			}
+			return nil
+		}
+	})
+	second := newSide(t, w, b, a, nil)
+
+	first.s.Start()
+	first.s.NetworkChanged()
+	first.s.Restart("the user wants it")
+	if st := first.s.Status(); st.State != Connecting || !strings.Contains(st.Reason, "it is not there") || first.s.begun != nil {
+		t.Errorf("got %+v, begun: %t", st, first.s.begun != nil)
+	}
+	first.s.Sleep()
+	if st := first.s.Status(); st.State != Idle || st.Reason != reasonIdle {
+		t.Errorf("got %+v", st)
+	}
+	first.s.PeerAvailable() // nothing waits for it
+	if st := first.s.Status(); st.State != Idle {
+		t.Errorf("got %+v", st)
+	}
+	first.s.Start()
+	absent.Store(nil)
+	first.s.PeerAvailable()
+	first.path(0)
+	second.path(0)
+
+	absent.Store(&err)
+	first.close()
+	first.open()
+	first.s.Start()
+	if err := first.s.Close(); err != nil {
+		t.Error(err)
+	}
+	absent.Store(nil)
+	first.s.PeerAvailable()
+	first.s.Start()
+	if first.s.begun != nil {
+		t.Error("a closed session begins")
 	}
 }

@@ -58,8 +58,15 @@ type roundTrip struct {
 func (s *Session) Status() Status {
 	s.mu.Lock()
 	if s.begun == nil {
-		defer s.mu.Unlock()
-		return s.status
+		st := s.status
+		s.mu.Unlock()
+		if st.State == Connecting {
+			st.Reason = reasonNoOffer
+			if err := s.opts.Reach(); err != nil {
+				st.Reason += unsent(err)
+			}
+		}
+		return st
 	}
 	ag := s.rttOf
 	var fresh chan struct{}
