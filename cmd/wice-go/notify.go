@@ -1,10 +1,19 @@
 package main
 
 import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
 	"time"
 
 	sdnotify "github.com/coreos/go-systemd/v22/daemon"
+
+	"github.com/wice-go/wice-go/device/control"
 )
+
+// tellEvery is the time between two looks at the peers, and so the least between two texts for systemd.
+const tellEvery = 5 * time.Second
 
 // notifyEnv are the variables of sd_notify(3), which are for this process alone.
 var notifyEnv = []string{"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"}
@@ -18,6 +27,58 @@ func (r *running) notify(state string) {
 	if _, err := sdnotify.SdNotify(false, state); err != nil {
 		r.log.Warn("systemd can't be told", "state", state, "err", err)
 	}
+}
+
+// teller tells systemd how the peers are, for "systemctl status": now, and with tell at each tick if that has changed; nil: never.
+func (r *running) teller(ctx context.Context) (tick <-chan time.Time, tell, stop func()) {
+	if r.flags.readyFD != 0 || os.Getenv("NOTIFY_SOCKET") == "" {
+		return nil, nil, func() {}
+	}
+	var last string
+	tell = func() {
+		if s, err := r.dev.Status(ctx); err == nil && summary(s) != last {
+			last = summary(s)
+			r.notify("STATUS=" + last)
+		}
+	}
+	tell()
+	t := time.NewTicker(tellEvery)
+	return t.C, tell, t.Stop
+}
+
+// summary says in one line, with the words of "wice-go status", how the peers are.
+func summary(s *control.Status) string {
+	var relayed int
+	count := make(map[control.PeerState]int)
+	for n := range s.Peers {
+		p := &s.Peers[n]
+		count[p.State]++
+		if p.State == control.StateConnected && p.Path != nil && p.Path.Kind == control.PathRelay {
+			relayed++
+		}
+	}
+	text := "no peers"
+	if all := len(s.Peers); all > 0 {
+		text = fmt.Sprintf("%d of %d peers connected", count[control.StateConnected], all)
+	}
+	if relayed > 0 {
+		text += fmt.Sprintf(" (%d relayed)", relayed)
+	}
+	for _, state := range []control.PeerState{control.StateConnecting, control.StateFailed, control.StateIdle, control.StatePlain} {
+		if n := count[state]; n > 0 {
+			text += fmt.Sprintf(", %d %s", n, state)
+		}
+	}
+	down := make([]string, 0, len(s.Signaling))
+	for _, b := range s.Signaling {
+		if !b.Connected {
+			down = append(down, b.Backend)
+		}
+	}
+	if len(down) > 0 {
+		text += "; signaling not connected: " + strings.Join(down, ", ")
+	}
+	return text
 }
 
 // reloading tells systemd that a reload begins; the returned function that it has ended.
