@@ -130,6 +130,11 @@ func (d *Device) reconcile(set *setOperation) error {
 // useMark follows the mark of the underlay's sockets, which the bind has set on those that are open too. Sessions stay, but those over TCP,
 // which can't carry one: see networkTypes. The caller holds uapiMu.
 func (d *Device) useMark(mark uint32) error {
+	if mark != d.mark && mark != d.routed && d.routed != 0 && d.opts.TunKind == "kernel" && fullTunnel(d.Config()) {
+		d.log.Warn("the mark was changed, but not in the rules of the default route: packets for peers are routed into the tunnel, and lost",
+			"mark", fmt.Sprintf("%#x", mark), "remedy", fmt.Sprintf("wg set %s fwmark %#x", d.opts.Name, d.routed))
+	}
+	d.mark = mark
 	types, err := networkTypes(d.Config(), mark != 0 || marked(d.Config()))
 	if err != nil || slices.Equal(types, d.networkTypes) {
 		return err

@@ -149,5 +149,6 @@ func (d *Device) SetMark(fwmark uint32) error {
 	if err := d.wg.BindSetMark(fwmark); err != nil {
 		return err
 	}
+	d.routed = fwmark
 	return d.useMark(fwmark)
 }

@@ -113,6 +113,19 @@ func TestReloadFullTunnel(t *testing.T) {
 		now := signaling()
 		return slices.Equal(now, connection), fmt.Sprintf("%q, before %q", now, connection)
 	})
+	mark := strings.TrimSpace(na.ok("wg", "show", iface, "fwmark").stdout)
+	na.ok("sh", "-c", wiceGo()+" strip "+na.file+" | wg syncconf "+iface+" /dev/stdin") // which sets no mark
+	if r := na.run("wg", "show", iface, "fwmark"); strings.TrimSpace(r.stdout) != "off" {
+		t.Errorf("the mark after wg syncconf: %v", r)
+	}
+	if want := "wg set " + iface + " fwmark " + mark; !strings.Contains(na.ok("cat", "/run/log/"+iface+".log").stdout, want) {
+		t.Errorf("nothing in the log warns of the mark: want %q", want)
+	}
+	na.must("reload", iface)
+	if r := na.run("wg", "show", iface, "fwmark"); strings.TrimSpace(r.stdout) != mark {
+		t.Errorf("got %v, want the mark %s of the rules again", r, mark)
+	}
+	na.firstPing(nb.addr)
 	na.lines = append(na.lines, "FwMark = 0x77")
 	na.writeConfig()
 	if r := na.must("reload", iface); !strings.Contains(r.stderr, "FwMark takes effect only after") {
