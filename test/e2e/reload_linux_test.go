@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -9,7 +8,6 @@ import (
 
 	"github.com/wice-go/wice-go/proto/key"
 	"github.com/wice-go/wice-go/test/natlab"
-	"github.com/wice-go/wice-go/test/program"
 )
 
 // A reload under load loses no packet of the peer that stays as it is, whatever becomes of another one.
@@ -168,45 +166,4 @@ func TestSaveAndStrip(t *testing.T) {
 	if r := na.must("reload", iface); strings.Contains(r.stdout, "added") || strings.Contains(r.stdout, "removed") {
 		t.Errorf("the saved file is not what the interface has: %v", r)
 	}
-}
-
-// iperf3While measures as iperf3 does, and runs f meanwhile. Both have to come to their end.
-func iperf3While(from, to *node, f func(), args ...string) program.Iperf3 {
-	from.w.t.Helper()
-	ctx, cancel := context.WithTimeout(from.w.t.Context(), 2*patience)
-	defer cancel()
-	server := to.host.Command(ctx, "iperf3", "-s", "-1", "-B", to.addr.String(), "--forceflush")
-	listening := new(program.Buffer)
-	server.Stdout, server.Stderr = listening, listening
-	if err := server.Start(); err != nil {
-		from.w.t.Fatal(err)
-	}
-	defer func() {
-		cancel()
-		_ = server.Wait()
-	}()
-	from.w.until(patience, "iperf3 listens", func() (bool, string) {
-		return strings.Contains(listening.String(), "Server listening"), listening.String()
-	})
-	out := new(program.Buffer)
-	client := from.host.Command(ctx, "iperf3", append([]string{"-c", to.addr.String(), "-J"}, args...)...)
-	client.Stdout, client.Stderr = out, out
-	if err := client.Start(); err != nil {
-		from.w.t.Fatal(err)
-	}
-	ended := make(chan error, 1)
-	go func() { ended <- client.Wait() }()
-	from.w.until(patience, "iperf3 is under way", func() (bool, string) {
-		return strings.Contains(listening.String(), "Accepted connection"), listening.String()
-	})
-	f()
-	if len(ended) > 0 {
-		from.w.t.Log("this machine is slow: iperf3 ended before what it was to accompany")
-	}
-	err := <-ended
-	report, parseErr := program.ParseIperf3([]byte(out.String()))
-	if err != nil || parseErr != nil {
-		from.w.t.Fatalf("iperf3: %v, %v\n%s\nserver: %s", err, parseErr, out, listening)
-	}
-	return report
 }
