@@ -368,12 +368,13 @@ func (d *Device) checkYielded() {
 	if d.ctx.Err() != nil {
 		return
 	}
-	var due []yielded
 	d.mu.Lock()
-	for len(d.yielded) > 0 && time.Since(d.yielded[0].since) >= yieldTime {
-		due = append(due, d.yielded[0])
-		d.yielded = d.yielded[1:]
+	n := 0
+	for n < len(d.yielded) && time.Since(d.yielded[n].since) >= yieldTime {
+		n++
 	}
+	due := slices.Clone(d.yielded[:n])
+	d.yielded = slices.Delete(d.yielded, 0, n) // which keeps no reference to them
 	if len(d.yielded) > 0 {
 		time.AfterFunc(max(yieldTime-time.Since(d.yielded[0].since), yieldCheck), d.checkYielded)
 	}
