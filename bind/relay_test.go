@@ -6,6 +6,7 @@ import (
 	"runtime"
 	"testing"
 	"time"
+	"weak"
 
 	"golang.zx2c4.com/wireguard/conn"
 )
@@ -169,5 +170,26 @@ func TestQueue(t *testing.T) {
 	}
 	if n := q.pop(out[:]); n != 0 {
 		t.Error("popped from a closed queue")
+	}
+}
+
+// TestRemovedEndpointLetsGo keeps an endpoint after its peer is gone, as WireGuard's receiving goroutines do.
+func TestRemovedEndpointLetsGo(t *testing.T) {
+	b := openBind(t, Options{})
+	e := b.Peer(testKey(1))
+	near, far := net.Pipe()
+	defer far.Close()
+	c := &struct{ net.Conn }{near}
+	known := weak.Make(c)
+	e.SetPath(NewConnPath(c, relayLocal, relayRemote))
+	b.RemovePeer(e.PublicKey())
+	c.Close()
+	for deadline := time.Now().Add(20 * time.Second); known.Value() != nil; runtime.GC() {
+		if time.Now().After(deadline) {
+			t.Fatal("the endpoint refers to its connection")
+		}
+	}
+	if got := e.DstIP(); got != relayRemote.Addr() {
+		t.Errorf("got %s for what still arrives, want %s", got, relayRemote.Addr())
 	}
 }

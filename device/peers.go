@@ -130,6 +130,11 @@ func (d *Device) reconcile(set *setOperation) error {
 // useMark follows the mark of the underlay's sockets, which the bind has set on those that are open too. Sessions stay, but those over TCP,
 // which can't carry one: see networkTypes. The caller holds uapiMu.
 func (d *Device) useMark(mark uint32) error {
+	if mark != d.mark && mark != d.routed && d.routed != 0 && d.opts.TunKind == "kernel" && fullTunnel(d.Config()) {
+		d.log.Warn("the mark was changed, but not in the rules of the default route: packets for peers are routed into the tunnel, and lost",
+			"mark", fmt.Sprintf("%#x", mark), "remedy", fmt.Sprintf("wg set %s fwmark %#x", d.opts.Name, d.routed))
+	}
+	d.mark = mark
 	types, err := networkTypes(d.Config(), mark != 0 || marked(d.Config()))
 	if err != nil || slices.Equal(types, d.networkTypes) {
 		return err
@@ -362,12 +367,13 @@ func (d *Device) checkYielded() {
 	if d.ctx.Err() != nil {
 		return
 	}
-	var due []yielded
 	d.mu.Lock()
-	for len(d.yielded) > 0 && time.Since(d.yielded[0].since) >= yieldTime {
-		due = append(due, d.yielded[0])
-		d.yielded = d.yielded[1:]
+	n := 0
+	for n < len(d.yielded) && time.Since(d.yielded[n].since) >= yieldTime {
+		n++
 	}
+	due := slices.Clone(d.yielded[:n])
+	d.yielded = slices.Delete(d.yielded, 0, n) // which keeps no reference to them
 	if len(d.yielded) > 0 {
 		time.AfterFunc(max(yieldTime-time.Since(d.yielded[0].since), yieldCheck), d.checkYielded)
 	}

@@ -24,7 +24,7 @@ const maxSocketPath = 103
 // is replaced. Errors wrap [ErrInUse] if a daemon does answer, and [ErrUntrusted] if others could replace the socket.
 func Listen(path string) (net.Listener, error) {
 	if len(path) > maxSocketPath {
-		return nil, fmt.Errorf("open socket %s: the path is longer than the %d bytes that a socket's may have: set XDG_RUNTIME_DIR to a shorter one", path, maxSocketPath)
+		return nil, fmt.Errorf("open socket %s: the path is longer than the %d bytes that a socket's may have: set %s to a shorter one", path, maxSocketPath, SystemPaths().variable())
 	}
 	dir := filepath.Dir(path)
 	if err := makeDir(dir); err != nil {
@@ -101,7 +101,7 @@ func checkDir(dir string) error {
 		}
 		owner, euid := int(st.Uid), os.Geteuid()
 		if owner != 0 && owner != euid {
-			return fmt.Errorf("%s: %w: its owner is the user %d, not %d: remove it, or set XDG_RUNTIME_DIR", d, ErrUntrusted, owner, euid)
+			return fmt.Errorf("%s: %w: its owner is the user %d, not %d: set %s to a directory of your own", d, ErrUntrusted, owner, euid, SystemPaths().variable())
 		}
 		if info.Mode().Perm()&0o002 != 0 && info.Mode()&fs.ModeSticky == 0 {
 			return fmt.Errorf("%s: %w: everyone may write to it (mode %04o): run \"chmod go-w %s\"", d, ErrUntrusted, info.Mode().Perm(), d)
