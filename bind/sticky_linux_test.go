@@ -203,3 +203,39 @@ func TestSourceWithoutRoute(t *testing.T) {
 		}
 	})
 }
+
+// TestAnswerOnThisHost answers what another program on this host has sent from an address of another interface than the one it was sent to.
+// The default routes lead through the latter.
+func TestAnswerOnThisHost(t *testing.T) {
+	inNamespace(t, func(d0, d1 netlink.Link) {
+		lo, err := netlink.LinkByName("lo")
+		if err := errors.Join(err, netlink.LinkSetUp(lo)); err != nil || !enableIPv6(t, d0, d1) {
+			t.Error(err)
+			return
+		}
+		a, b := openBind(t, Options{}), openBind(t, Options{})
+		configured := b.Peer(testKey(1))
+		for _, c := range []struct{ asks, asked string }{
+			{"192.0.2.1", "198.51.100.1"},
+			{"127.0.0.1", "198.51.100.1"},
+			{"2001:db8::1", "2001:db8:1::1"},
+			{"::1", "2001:db8:1::1"},
+		} {
+			asks, asked := netip.MustParseAddr(c.asks), netip.MustParseAddr(c.asked)
+			awaitLocal(t, asks)
+			awaitLocal(t, asked)
+			for _, path := range []*Path{nil, NewStaticPath(netip.AddrPortFrom(asks, a.port))} {
+				configured.SetPath(path)
+				for range 2 { // the second one meets what the first answer has left
+					reply := askedBy(t, a, b, asks, asked)
+					if _, plain := reply.ep.(*Endpoint); plain == (path != nil) {
+						t.Errorf("%s asks %s: it arrived with a %T", asks, asked, reply.ep)
+					}
+					if got := answeredFrom(t, a, b, reply); got != asked {
+						t.Errorf("%s asks %s, and is answered from %s", asks, asked, got)
+					}
+				}
+			}
+		}
+	})
+}
