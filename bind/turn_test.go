@@ -3,6 +3,7 @@ package bind
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -25,6 +26,9 @@ func newTURN(t *testing.T, host string) net.PacketConn {
 	pc := udpConn(t, netip.AddrPortFrom(netip.MustParseAddr(host), 0).String())
 	pc.SetReadBuffer(socketBuffer)
 	ln, err := net.Listen("tcp", pc.LocalAddr().String())
+	if errors.Is(err, errAddrInUse) {
+		return newTURN(t, host) // another program has that port for TCP
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
