@@ -97,7 +97,7 @@ func TestProxies(t *testing.T) {
 	nb.down()
 	for _, port := range []string{"80", "82"} {
 		r := curl(append(plain, "--max-time", "30", "-w", "%{http_code}", "http://"+nb.addr.String()+":"+port+"/")...)
-		if !strings.HasSuffix(r.stdout, "504") || !regexp.MustCompile(`: no answer within \ds \(peer `+nb.name+` is connecting: `).MatchString(r.stdout) {
+		if !strings.HasSuffix(r.stdout, "504") || !regexp.MustCompile(`: no answer within \d+s \(peer `+nb.name+` is connecting: `).MatchString(r.stdout) {
 			t.Errorf("peer gone: want status 504 soon, and the reason: %v", r)
 		}
 		t.Logf("peer gone: after %v: %s", r.took.Round(ms), r.stdout)
