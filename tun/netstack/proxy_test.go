@@ -302,9 +302,9 @@ func TestHTTPProxy(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var seen http.Header
+	headers := make(chan http.Header, 1)
 	server := &httptest.Server{Listener: l, Config: &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		seen = r.Header
+		headers <- r.Header.Clone()
 		w.Header().Set("Connection", "X-Hop")
 		w.Header().Set("X-Hop", "1")
 		body, _ := io.ReadAll(r.Body)
@@ -328,8 +328,9 @@ func TestHTTPProxy(t *testing.T) {
 		body, _ := io.ReadAll(answer.Body)
 		answer.Body.Close()
 		if want := "POST " + host + " /path?q=1 body"; answer.StatusCode != http.StatusOK || string(body) != want {
-			t.Errorf("%s: got %d %q, want %q", host, answer.StatusCode, body, want)
+			t.Fatalf("%s: got %d %q, want %q", host, answer.StatusCode, body, want)
 		}
+		seen := <-headers
 		if answer.Header.Get("X-Hop") != "" || seen.Get("X-Private") != "" || seen.Get("Proxy-Authorization") != "" || seen.Get("X-Forwarded-For") != "" || seen.Get("X-Kept") == "" {
 			t.Errorf("%s: got request header %v, answer %v", host, seen, answer.Header)
 		}
