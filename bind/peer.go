@@ -249,7 +249,7 @@ func (e *PeerEndpoint) accept(s source, l local) bool {
 		}
 		return true
 	}
-	return p.kind != pathStatic || *src == l
+	return p.kind != pathStatic || src.addr == l.addr && (src.ifindex == 0 || src.ifindex == l.ifindex)
 }
 
 // ClearSrc implements [conn.Endpoint].

@@ -30,7 +30,7 @@ func connPath(t *testing.T, e *PeerEndpoint) (near, far net.Conn) {
 
 func readPacket(t *testing.T, c net.Conn) []byte {
 	t.Helper()
-	c.SetReadDeadline(time.Now().Add(5 * time.Second))
+	c.SetReadDeadline(time.Now().Add(patience))
 	buf := make([]byte, 1<<16)
 	n, err := c.Read(buf)
 	if err != nil {
@@ -123,15 +123,7 @@ func TestSlowConn(t *testing.T) {
 	if err := b.Send([][]byte{transport(100, 1)}, e); err != nil {
 		t.Fatal(err)
 	}
-	deadline := time.After(5 * time.Second)
-	for b.Stats().RelaySendFull == before {
-		select {
-		case <-deadline:
-			t.Fatal("the packet that went nowhere was not counted")
-		default:
-			runtime.Gosched()
-		}
-	}
+	await(t, "count of the packet that went nowhere", func() bool { return b.Stats().RelaySendFull > before })
 }
 
 func TestQueue(t *testing.T) {

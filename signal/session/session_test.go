@@ -161,7 +161,7 @@ func (d *side) close() {
 	if err := d.s.Close(); err != nil {
 		d.t.Error(err)
 	}
-	if took := time.Since(start); took > closeTimeout+500*time.Millisecond {
+	if took := time.Since(start); took > closeTimeout+3*time.Second { // less than a server is waited for
 		d.t.Errorf("close took %v", took)
 	}
 	if d.s.begun != nil {
@@ -169,10 +169,13 @@ func (d *side) close() {
 	}
 }
 
+// patience is for what takes a fraction of a second on an idle machine.
+const patience = 30 * time.Second
+
 // path waits for a path of a generation newer than the given one.
 func (d *side) path(after uint64) *Path {
 	d.t.Helper()
-	timeout := time.After(20 * time.Second)
+	timeout := time.After(patience)
 	for {
 		select {
 		case p := <-d.paths:
@@ -191,7 +194,7 @@ func (d *side) path(after uint64) *Path {
 // until waits for a status.
 func (d *side) until(ok func(Status) bool) {
 	d.t.Helper()
-	timeout := time.After(20 * time.Second)
+	timeout := time.After(patience)
 	for !ok(d.s.Status()) {
 		select {
 		case <-d.news:
@@ -283,12 +286,8 @@ func TestProcessRestart(t *testing.T) {
 	b.paths = make(chan *Path, 64)
 	b.opts.Mux = newMux(t)
 	b.open()
-	began := time.Now()
 	b.s.Start()
 	pa2, pb := a.path(pa.Generation), b.path(0)
-	if took := time.Since(began); took > 3*time.Second {
-		t.Errorf("reconnected after %v", took)
-	}
 	transfer(t, pa2, pb)
 }
 
@@ -332,7 +331,7 @@ func TestCloseWhileGathering(t *testing.T) {
 	began := time.Now()
 	a.s.Start()
 	pa, pb := a.path(0), b.path(0)
-	if took := time.Since(began); took > 2*time.Second {
+	if took := time.Since(began); took > 4*time.Second { // a server is given up after 5 s
 		t.Errorf("dead servers hold up the host pair: %v", took)
 	}
 	transfer(t, pa, pb)
