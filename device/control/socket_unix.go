@@ -39,16 +39,32 @@ func Listen(path string) (net.Listener, error) {
 	if err := removeStale(path); err != nil {
 		return nil, fmt.Errorf("open socket %s: %w", path, err)
 	}
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	l, err := listen(path)
 	if err != nil {
 		return nil, fmt.Errorf("open socket %s: %w", path, cause(err))
 	}
-	l.SetUnlinkOnClose(false)
-	if err := os.Chmod(path, 0o600); err != nil {
-		l.Close()
-		return nil, fmt.Errorf("open socket: %w", err)
-	}
 	return &listener{UnixListener: l, path: path}, nil
+}
+
+// listen gives the socket its name when it answers: between bind and listen it refuses connections, and wg(8) removes a socket that does so.
+// The caller has the lock of the directory.
+func listen(path string) (*net.UnixListener, error) {
+	unnamed := filepath.Join(filepath.Dir(path), ".new")
+	if err := os.Remove(unnamed); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: unnamed, Net: "unix"})
+	if err != nil {
+		return nil, err
+	}
+	l.SetUnlinkOnClose(false)
+	if err = os.Chmod(unnamed, 0o600); err == nil {
+		err = os.Rename(unnamed, path)
+	}
+	if err != nil {
+		return nil, errors.Join(err, l.Close(), os.Remove(unnamed))
+	}
+	return l, nil
 }
 
 // Inherit takes over the socket at path that another process listens on, by its descriptor in this one. The file is the listener's to remove.
@@ -163,6 +179,9 @@ type listener struct {
 	once sync.Once
 	err  error
 }
+
+// Addr returns where to connect.
+func (l *listener) Addr() net.Addr { return &net.UnixAddr{Name: l.path, Net: "unix"} }
 
 // Accept waits for the next connection that is allowed.
 func (l *listener) Accept() (net.Conn, error) {

@@ -4,6 +4,7 @@ package control
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"net"
 	"os"
@@ -254,5 +255,37 @@ func TestInheritSocket(t *testing.T) {
 	}
 	if _, err := Inherit(path, 1<<20); err == nil {
 		t.Error("a descriptor that is not open was taken")
+	}
+}
+
+// TestListenAnswersAtOnce connects as soon as there is a socket: it never refuses, or else wg(8) would remove it.
+func TestListenAnswersAtOnce(t *testing.T) {
+	dir := filepath.Dir(testSocket(t))
+	for i := range 300 {
+		path := filepath.Join(dir, fmt.Sprintf("wg%d.sock", i))
+		connected := make(chan error, 1)
+		go func() {
+			for {
+				c, err := net.Dial("unix", path)
+				if err == nil {
+					c.Close()
+				}
+				if !errors.Is(err, fs.ErrNotExist) {
+					connected <- err
+					return
+				}
+			}
+		}()
+		l, err := Listen(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := l.Addr().String(); got != path {
+			t.Errorf("got address %q, want %q", got, path)
+		}
+		err = <-connected
+		if closeErr := l.Close(); err != nil || closeErr != nil {
+			t.Fatalf("round %d: %v, %v", i, err, closeErr)
+		}
 	}
 }
