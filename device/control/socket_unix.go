@@ -180,6 +180,9 @@ type listener struct {
 	err  error
 }
 
+// Addr returns where to connect.
+func (l *listener) Addr() net.Addr { return &net.UnixAddr{Name: l.path, Net: "unix"} }
+
 // Accept waits for the next connection that is allowed.
 func (l *listener) Accept() (net.Conn, error) {
 	for {

@@ -303,6 +303,9 @@ func TestListenAnswersAtOnce(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		if got := l.Addr().String(); got != path {
+			t.Errorf("got address %q, want %q", got, path)
+		}
 		err = <-connected
 		if closeErr := l.Close(); err != nil || closeErr != nil {
 			t.Fatalf("round %d: %v, %v", i, err, closeErr)
