@@ -21,7 +21,7 @@ func listenBatch(t *testing.T, g *Batches, network, address string) *BatchConn {
 // receiveNumbers wants packets of these sizes, numbered from 0, from the address.
 func receiveNumbers(t *testing.T, c *net.UDPConn, from netip.AddrPort, sizes []int) {
 	t.Helper()
-	c.SetReadDeadline(time.Now().Add(5 * time.Second))
+	c.SetReadDeadline(time.Now().Add(patience))
 	buf := make([]byte, 1<<16)
 	for i, size := range sizes {
 		n, src, err := c.ReadFromUDPAddrPort(buf)

@@ -172,8 +172,17 @@ func (d *discovery) step(ev pmtu.Event) bool {
 			}
 			continue
 		}
+		// What waits for the answer refers to nothing of the peer, since it may do so for long after the peer is gone. An answer for which
+		// the goroutine has no time, or does not wait any more, is lost.
+		answers := d.answers
+		answered := func() {
+			select {
+			case answers <- p:
+			default:
+			}
+		}
 		// An error is a loss: the network is away, say, or the bind is closed for a moment.
-		_ = d.route.probe(p.Size, func() { d.answer(p) })
+		_ = d.route.probe(p.Size, answered)
 	}
 	return true
 }
@@ -191,13 +200,5 @@ func (d *discovery) report(size int) {
 		d.Found(d.Full, d.Full+d.route.overhead())
 	default:
 		d.Found(size, size+d.route.overhead())
-	}
-}
-
-// answer takes an answer. What the goroutine has no time for, or does not wait for any more, is lost.
-func (d *discovery) answer(p pmtu.Probe) {
-	select {
-	case d.answers <- p:
-	default:
 	}
 }

@@ -41,7 +41,7 @@ type PeerEndpoint struct {
 
 	// atomic
 	path   atomic.Pointer[Path]
-	last   atomic.Pointer[Path] // the newest path that was not nil
+	last   atomic.Pointer[netip.AddrPort] // the remote of the newest path that was not nil; not the path, which has a connection
 	wanted atomic.Pointer[func()]
 
 	// watch is the discovery that waits for a large datagram, nil while none does.
@@ -97,7 +97,8 @@ func (e *PeerEndpoint) SetPath(p *Path) {
 		} else {
 			e.bind.table.add(e, p)
 		}
-		e.last.Store(p)
+		remote := p.remote
+		e.last.Store(&remote)
 	}
 	e.stopDiscoveryLocked()
 	old := e.path.Swap(p)
@@ -248,7 +249,7 @@ func (e *PeerEndpoint) accept(s source, l local) bool {
 		}
 		return true
 	}
-	return p.kind != pathStatic || *src == l
+	return p.kind != pathStatic || src.addr == l.addr && (src.ifindex == 0 || src.ifindex == l.ifindex)
 }
 
 // ClearSrc implements [conn.Endpoint].
@@ -283,8 +284,8 @@ func (e *PeerEndpoint) remote() netip.AddrPort {
 	if p := e.path.Load(); p != nil {
 		return p.remote
 	}
-	if p := e.last.Load(); p != nil {
-		return p.remote
+	if last := e.last.Load(); last != nil {
+		return *last
 	}
 	return netip.AddrPort{}
 }

@@ -86,7 +86,7 @@ func TestProbe(t *testing.T) {
 		if _, err := agent.WriteTo(res.Raw, net.UDPAddrFromAddrPort(src)); err != nil {
 			t.Fatal(err)
 		}
-		wait := time.After(5 * time.Second)
+		wait := time.After(patience)
 		if !c.want {
 			wait = time.After(100 * time.Millisecond)
 		}
@@ -97,7 +97,7 @@ func TestProbe(t *testing.T) {
 			}
 		case <-wait:
 			if c.want {
-				t.Errorf("%s: not within 5 s", c.name)
+				t.Errorf("%s: not within %v", c.name, patience)
 			}
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"runtime"
 	"testing"
 	"time"
+	"weak"
 
 	"golang.zx2c4.com/wireguard/conn"
 )
@@ -29,7 +30,7 @@ func connPath(t *testing.T, e *PeerEndpoint) (near, far net.Conn) {
 
 func readPacket(t *testing.T, c net.Conn) []byte {
 	t.Helper()
-	c.SetReadDeadline(time.Now().Add(5 * time.Second))
+	c.SetReadDeadline(time.Now().Add(patience))
 	buf := make([]byte, 1<<16)
 	n, err := c.Read(buf)
 	if err != nil {
@@ -122,15 +123,7 @@ func TestSlowConn(t *testing.T) {
 	if err := b.Send([][]byte{transport(100, 1)}, e); err != nil {
 		t.Fatal(err)
 	}
-	deadline := time.After(5 * time.Second)
-	for b.Stats().RelaySendFull == before {
-		select {
-		case <-deadline:
-			t.Fatal("the packet that went nowhere was not counted")
-		default:
-			runtime.Gosched()
-		}
-	}
+	await(t, "count of the packet that went nowhere", func() bool { return b.Stats().RelaySendFull > before })
 }
 
 func TestQueue(t *testing.T) {
@@ -169,5 +162,26 @@ func TestQueue(t *testing.T) {
 	}
 	if n := q.pop(out[:]); n != 0 {
 		t.Error("popped from a closed queue")
+	}
+}
+
+// TestRemovedEndpointLetsGo keeps an endpoint after its peer is gone, as WireGuard's receiving goroutines do.
+func TestRemovedEndpointLetsGo(t *testing.T) {
+	b := openBind(t, Options{})
+	e := b.Peer(testKey(1))
+	near, far := net.Pipe()
+	defer far.Close()
+	c := &struct{ net.Conn }{near}
+	known := weak.Make(c)
+	e.SetPath(NewConnPath(c, relayLocal, relayRemote))
+	b.RemovePeer(e.PublicKey())
+	c.Close()
+	for deadline := time.Now().Add(20 * time.Second); known.Value() != nil; runtime.GC() {
+		if time.Now().After(deadline) {
+			t.Fatal("the endpoint refers to its connection")
+		}
+	}
+	if got := e.DstIP(); got != relayRemote.Addr() {
+		t.Errorf("got %s for what still arrives, want %s", got, relayRemote.Addr())
 	}
 }

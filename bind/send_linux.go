@@ -84,9 +84,7 @@ func (s *socket) send(bufs [][]byte, ep *Endpoint, channel uint16) (dropped int,
 //	                gone, or it does not lead there
 func (c *sender) batch(s *socket, bufs [][]byte) (dropped int, err error) {
 	c.gso = s.gso.Load()
-	if c.src = c.ep.src.Load(); c.src != nil && !s.usable(c.ep, c.src) {
-		c.src = nil
-	}
+	c.src = s.source(c.ep)
 	defer c.reset(len(bufs))
 	for {
 		c.bufs = bufs

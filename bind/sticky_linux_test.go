@@ -163,27 +163,26 @@ func TestSourceWithoutRoute(t *testing.T) {
 			t.Error(err)
 			return
 		}
+		t0, t1 := newTap(t, d0), newTap(t, d1)
 		for _, c := range []struct{ src, dst string }{{"192.0.2.1", "203.0.113.9:9"}, {"2001:db8::1", "[2001:db8:ff::9]:9"}} {
 			from, to := local{addr: netip.MustParseAddr(c.src), ifindex: int32(d0.Attrs().Index)}, netip.MustParseAddrPort(c.dst)
 			plain, configured := newEndpoint(to, from), b.Peer(testKey(1))
 			configured.SetPath(NewStaticPath(to))
 			for _, ep := range []conn.Endpoint{plain, configured} {
-				leaves := func(when string, want, other netlink.Link) {
+				leaves := func(when string, want, other *tap) {
 					t.Helper()
 					configured.accept(sourceOf(to), from)
 					plain.stick()
 					for range 3 {
-						before, beforeOther := sentPackets(t, want), sentPackets(t, other)
 						if err := b.Send([][]byte{transport(64, 1)}, ep); err != nil {
 							t.Errorf("%T to %s: %s: %v", ep, to, when, err)
 						}
-						n, lost := sentPackets(t, want)-before, sentPackets(t, other)-beforeOther
-						if n != 1 || lost != 0 {
-							t.Errorf("%T to %s: %s: %d packets left through %s, %d through %s", ep, to, when, n, want.Attrs().Name, lost, other.Attrs().Name)
+						if n, lost := want.sent(t), other.sent(t); n != 1 || lost != 0 {
+							t.Errorf("%T to %s: %s: %d packets left through %s, %d through %s", ep, to, when, n, want.name, lost, other.name)
 						}
 					}
 				}
-				leaves("a route through the other interface", d1, d0)
+				leaves("a route through the other interface", t1, t0)
 				_, dst, _ := net.ParseCIDR(to.Addr().String() + "/" + fmt.Sprint(to.Addr().BitLen()))
 				route := &netlink.Route{LinkIndex: d0.Attrs().Index, Dst: dst, Scope: netlink.SCOPE_LINK, Priority: 5000}
 				if err := netlink.RouteAdd(route); err != nil {
@@ -191,15 +190,51 @@ func TestSourceWithoutRoute(t *testing.T) {
 					return
 				}
 				ep.ClearSrc() // as WireGuard does when it repeats a handshake
-				leaves("a route through both", d0, d1)
+				leaves("a route through both", t0, t1)
 				if err := netlink.RouteDel(route); err != nil {
 					t.Error(err)
 					return
 				}
 				ep.ClearSrc()
-				leaves("the route is gone", d1, d0)
+				leaves("the route is gone", t1, t0)
 			}
 			b.RemovePeer(testKey(1))
+		}
+	})
+}
+
+// TestAnswerOnThisHost answers what another program on this host has sent from an address of another interface than the one it was sent to.
+// The default routes lead through the latter.
+func TestAnswerOnThisHost(t *testing.T) {
+	inNamespace(t, func(d0, d1 netlink.Link) {
+		lo, err := netlink.LinkByName("lo")
+		if err := errors.Join(err, netlink.LinkSetUp(lo)); err != nil || !enableIPv6(t, d0, d1) {
+			t.Error(err)
+			return
+		}
+		a, b := openBind(t, Options{}), openBind(t, Options{})
+		configured := b.Peer(testKey(1))
+		for _, c := range []struct{ asks, asked string }{
+			{"192.0.2.1", "198.51.100.1"},
+			{"127.0.0.1", "198.51.100.1"},
+			{"2001:db8::1", "2001:db8:1::1"},
+			{"::1", "2001:db8:1::1"},
+		} {
+			asks, asked := netip.MustParseAddr(c.asks), netip.MustParseAddr(c.asked)
+			awaitLocal(t, asks)
+			awaitLocal(t, asked)
+			for _, path := range []*Path{nil, NewStaticPath(netip.AddrPortFrom(asks, a.port))} {
+				configured.SetPath(path)
+				for range 2 { // the second one meets what the first answer has left
+					reply := askedBy(t, a, b, asks, asked)
+					if _, plain := reply.ep.(*Endpoint); plain == (path != nil) {
+						t.Errorf("%s asks %s: it arrived with a %T", asks, asked, reply.ep)
+					}
+					if got := answeredFrom(t, a, b, reply); got != asked {
+						t.Errorf("%s asks %s, and is answered from %s", asks, asked, got)
+					}
+				}
+			}
 		}
 	})
 }

@@ -3,6 +3,7 @@ package bind
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -25,6 +26,9 @@ func newTURN(t *testing.T, host string) net.PacketConn {
 	pc := udpConn(t, netip.AddrPortFrom(netip.MustParseAddr(host), 0).String())
 	pc.SetReadBuffer(socketBuffer)
 	ln, err := net.Listen("tcp", pc.LocalAddr().String())
+	if errors.Is(err, errAddrInUse) {
+		return newTURN(t, host) // another program has that port for TCP
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -156,7 +160,7 @@ func newRelayed(t *testing.T, connect func(*Bind) (carrier Carrier, pc net.Packe
 		if number(b) != 99 {
 			t.Errorf("got packet %d", number(b))
 		}
-	case <-time.After(5 * time.Second):
+	case <-time.After(patience):
 		t.Fatal("nothing came through the ICE connection")
 	}
 
@@ -174,9 +178,9 @@ func await(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
-	for deadline := time.Now().Add(5 * time.Second); !ok(); <-tick.C {
+	for deadline := time.Now().Add(patience); !ok(); <-tick.C {
 		if time.Now().After(deadline) {
-			t.Fatalf("no %s within 5 s", what)
+			t.Fatalf("no %s within %v", what, patience)
 		}
 	}
 }
@@ -184,7 +188,7 @@ func await(t testing.TB, what string, ok func() bool) {
 // fromRelay returns what the peer gets.
 func (r *relayed) fromRelay(t *testing.T) []byte {
 	t.Helper()
-	r.peer.SetReadDeadline(time.Now().Add(5 * time.Second))
+	r.peer.SetReadDeadline(time.Now().Add(patience))
 	b := make([]byte, 1<<16)
 	n, from, err := r.peer.ReadFromUDPAddrPort(b)
 	if err != nil {
@@ -307,7 +311,7 @@ func (r *relayed) exchangeSTUN(t *testing.T) {
 	if _, err := r.peer.WriteToUDPAddrPort(check, addrPortOf(r.conn.LocalAddr())); err != nil {
 		t.Fatal(err)
 	}
-	r.conn.SetReadDeadline(time.Now().Add(5 * time.Second))
+	r.conn.SetReadDeadline(time.Now().Add(patience))
 	b := make([]byte, 1<<16)
 	n, from, err := r.conn.ReadFrom(b)
 	if err != nil || !bytes.Equal(b[:n], check) || from.String() != r.peer.LocalAddr().String() {
@@ -516,7 +520,7 @@ func TestTURNSocketSurvives(t *testing.T) {
 				if !bytes.Equal(got, m.b) {
 					t.Errorf("the client got %x, want %x", got, m.b)
 				}
-			case <-time.After(5 * time.Second):
+			case <-time.After(patience):
 				t.Fatalf("the client does not see %x", m.b)
 			}
 		}

@@ -85,7 +85,7 @@ func TestTURNStreamCuts(t *testing.T) {
 
 func readAll(t *testing.T, b *testBind, s *TURNStream, e *PeerEndpoint, ms [][]byte, client []bool) {
 	t.Helper()
-	s.SetReadDeadline(time.Now().Add(5 * time.Second))
+	s.SetReadDeadline(time.Now().Add(patience))
 	buf := make([]byte, 1<<17)
 	for i, m := range ms {
 		if !client[i] {
@@ -154,7 +154,7 @@ func TestTURNStreamOutOfStep(t *testing.T) {
 	} {
 		s, _, far := newStream(t, b.Bind)
 		go far.Write(append(padded(streamChannel, transport(64, 1)), m...))
-		s.SetReadDeadline(time.Now().Add(5 * time.Second))
+		s.SetReadDeadline(time.Now().Add(patience))
 		if n, err := s.Read(make([]byte, 1<<16)); err == nil || errors.Is(err, io.EOF) || n > 0 {
 			t.Errorf("% x: got %d bytes, %v", m, n, err)
 		}
@@ -230,7 +230,7 @@ func TestTURNStreamSlowServer(t *testing.T) {
 	}
 	s.mu.Unlock()
 
-	far.SetReadDeadline(time.Now().Add(5 * time.Second))
+	far.SetReadDeadline(time.Now().Add(patience))
 	packets, checks := 0, 0
 	var got []byte
 	for buf := make([]byte, 1<<16); packets < want || checks < 10; {

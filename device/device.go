@@ -98,6 +98,8 @@ type Device struct {
 	uapiMu       sync.Mutex                    // one set operation, with its reconcile, at a time; guards the following
 	networkTypes []proto.NetworkType           // that sessions go by, which the mark limits
 	port         uint16                        // that sessions go by
+	mark         uint32                        // that the sockets have
+	routed       uint32                        // the mark that the caller's routes go by
 	started      bool                          // what runs until Close
 	named        map[key.Public]*namedEndpoint // endpoints of the file that are names
 
@@ -177,6 +179,7 @@ func (d *Device) Up(fwmark uint32) error {
 			return err
 		}
 	}
+	d.routed = fwmark
 	return d.startLocked()
 }
 

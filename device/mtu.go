@@ -136,7 +136,7 @@ func (d *Device) forgetMTU(p *peer) {
 
 // clampRoutes tells the clamp where WireGuard sends to. Peers without ICE are never limited: of their paths nothing is known.
 func (d *Device) clampRoutes(state *wgState) {
-	routes := make(map[netip.Prefix]*clamp.Peer)
+	routes := make(map[netip.Prefix]*clamp.Peer, len(state.peers))
 	d.mu.RLock()
 	defer d.mu.RUnlock()
 	for i := range state.peers {

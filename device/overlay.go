@@ -37,19 +37,21 @@ type overlayMap struct {
 
 // mapOverlay notes the allowed IPs of WireGuard's table. Of two peers whose names differ in case alone the first one has the name.
 func (d *Device) mapOverlay(state *wgState) {
-	m := &overlayMap{prefixes: make(map[netip.Prefix]key.Public), names: make(map[string][]netip.Addr)}
+	m := &overlayMap{prefixes: make(map[netip.Prefix]key.Public, len(state.peers)), names: make(map[string][]netip.Addr)}
 	for i := range state.peers {
+		name := strings.ToLower(d.peerConfig(state.peers[i].publicKey).Name)
+		named := name != "" && m.names[name] == nil
 		var single []netip.Addr
 		for _, prefix := range state.peers[i].allowedIPs {
 			m.prefixes[prefix.Masked()] = state.peers[i].publicKey
 			if !slices.Contains(m.lengths, prefix.Bits()) {
 				m.lengths = append(m.lengths, prefix.Bits())
 			}
-			if prefix.IsSingleIP() {
+			if named && prefix.IsSingleIP() {
 				single = append(single, prefix.Addr())
 			}
 		}
-		if name := strings.ToLower(d.peerConfig(state.peers[i].publicKey).Name); name != "" && m.names[name] == nil {
+		if named {
 			m.names[name] = single
 		}
 	}

@@ -130,6 +130,11 @@ func (d *Device) reconcile(set *setOperation) error {
 // useMark follows the mark of the underlay's sockets, which the bind has set on those that are open too. Sessions stay, but those over TCP,
 // which can't carry one: see networkTypes. The caller holds uapiMu.
 func (d *Device) useMark(mark uint32) error {
+	if mark != d.mark && mark != d.routed && d.routed != 0 && d.opts.TunKind == "kernel" && fullTunnel(d.Config()) {
+		d.log.Warn("the mark was changed, but not in the rules of the default route: packets for peers are routed into the tunnel, and lost",
+			"mark", fmt.Sprintf("%#x", mark), "remedy", fmt.Sprintf("wg set %s fwmark %#x", d.opts.Name, d.routed))
+	}
+	d.mark = mark
 	types, err := networkTypes(d.Config(), mark != 0 || marked(d.Config()))
 	if err != nil || slices.Equal(types, d.networkTypes) {
 		return err
@@ -172,7 +177,7 @@ func (d *Device) closePeers(peers []*peer) {
 func (d *Device) addPeers(wanted map[key.Public]bool) (added []*peer, err error) {
 	d.mu.RLock()
 	identity := d.identity
-	var missing []key.Public
+	missing := make([]key.Public, 0, len(wanted))
 	for pk := range wanted {
 		if d.peers[pk] == nil {
 			missing = append(missing, pk)
@@ -180,27 +185,26 @@ func (d *Device) addPeers(wanted map[key.Public]bool) (added []*peer, err error)
 	}
 	d.mu.RUnlock()
 
-	local := identity.Public()
+	options := session.Options{
+		Local:           identity.Public(),
+		ICEServers:      d.iceServers,
+		CandidateTypes:  d.Config().Interface.CandidateTypes,
+		NetworkTypes:    d.networkTypes,
+		TCPMux:          &d.tcp,
+		Mux:             d.bind.Mux(),
+		Net:             d.net,
+		RelayStream:     func(c net.Conn) net.Conn { return d.bind.NewTURNStream(c) },
+		ExcludeAddr:     d.isOverlay,
+		IncludeLoopback: d.opts.IncludeLoopback,
+		Logger:          d.log,
+	}
 	for _, pk := range missing {
 		p := &peer{key: pk, endpoint: d.bind.Peer(pk)}
-		s, err := session.New(session.Options{
-			Local:           local,
-			Remote:          pk,
-			Send:            func(ctx context.Context, o *proto.Offer) error { return d.sendOffer(ctx, pk, o) },
-			ICEServers:      d.iceServers,
-			CandidateTypes:  d.Config().Interface.CandidateTypes,
-			NetworkTypes:    d.networkTypes,
-			TCPMux:          &d.tcp,
-			Mux:             d.bind.Mux(),
-			Net:             d.net,
-			RelayStream:     func(c net.Conn) net.Conn { return d.bind.NewTURNStream(c) },
-			ExcludeAddr:     d.isOverlay,
-			IncludeLoopback: d.opts.IncludeLoopback,
-			OnPath:          func(path *session.Path) { d.onPath(p, path) },
-			Logger:          d.log,
-			Name:            d.displayName(pk),
-			Lazy:            d.isLazy(pk),
-		})
+		options.Remote, options.Name, options.Lazy = pk, d.displayName(pk), d.isLazy(pk)
+		options.Send = func(ctx context.Context, o *proto.Offer) error { return d.sendOffer(ctx, p.key, o) }
+		options.Reach = func() error { return d.reach(p.key) }
+		options.OnPath = func(path *session.Path) { d.onPath(p, path) }
+		s, err := session.New(options)
 		if err != nil {
 			return added, fmt.Errorf("peer %s: %w", pk, err)
 		}
@@ -300,7 +304,7 @@ func (d *Device) setPlain(pk key.Public, addr netip.AddrPort) {
 	}
 }
 
-// onPath follows the pair that ICE selected. It runs on the session's goroutine.
+// onPath follows the pair that ICE selected. The session calls it.
 func (d *Device) onPath(p *peer, path *session.Path) {
 	p.mu.Lock()
 	var next *bind.Path
@@ -363,12 +367,13 @@ func (d *Device) checkYielded() {
 	if d.ctx.Err() != nil {
 		return
 	}
-	var due []yielded
 	d.mu.Lock()
-	for len(d.yielded) > 0 && time.Since(d.yielded[0].since) >= yieldTime {
-		due = append(due, d.yielded[0])
-		d.yielded = d.yielded[1:]
+	n := 0
+	for n < len(d.yielded) && time.Since(d.yielded[n].since) >= yieldTime {
+		n++
 	}
+	due := slices.Clone(d.yielded[:n])
+	d.yielded = slices.Delete(d.yielded, 0, n) // which keeps no reference to them
 	if len(d.yielded) > 0 {
 		time.AfterFunc(max(yieldTime-time.Since(d.yielded[0].since), yieldCheck), d.checkYielded)
 	}
@@ -473,6 +478,17 @@ func (d *Device) sendOffer(ctx context.Context, pk key.Public, o *proto.Offer) e
 	return router.Send(ctx, pk, o)
 }
 
+// reach returns why no offer can be sent to the peer at present.
+func (d *Device) reach(pk key.Public) error {
+	d.mu.RLock()
+	router := d.router
+	d.mu.RUnlock()
+	if router == nil {
+		return nil // Send has the error
+	}
+	return router.Reach(pk)
+}
+
 func (d *Device) onOffer(pk key.Public, o *proto.Offer) {
 	if p := d.lookup(pk); p != nil {
 		p.session.HandleOffer(o)
@@ -490,9 +506,7 @@ func (d *Device) onICEServersChanged() {
 }
 
 func (d *Device) eachPeer(f func(*peer)) {
-	d.mu.RLock()
-	defer d.mu.RUnlock()
-	for _, p := range d.peers {
+	for _, p := range d.allPeers() {
 		f(p)
 	}
 }

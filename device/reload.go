@@ -146,8 +146,9 @@ func (d *Device) SetMark(fwmark uint32) error {
 	if d.ctx.Err() != nil {
 		return errClosed
 	}
-	if err := d.useMark(fwmark); err != nil {
+	if err := d.wg.BindSetMark(fwmark); err != nil {
 		return err
 	}
-	return d.wg.BindSetMark(fwmark)
+	d.routed = fwmark
+	return d.useMark(fwmark)
 }

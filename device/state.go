@@ -5,10 +5,11 @@ import (
 	"encoding/hex"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
-	"strings"
 	"time"
 
+	"github.com/wice-go/wice-go/bind"
 	"github.com/wice-go/wice-go/proto/key"
 )
 
@@ -30,39 +31,57 @@ type wgPeer struct {
 }
 
 func (d *Device) readState() (*wgState, error) {
-	text, err := d.ipcGet()
-	if err != nil {
+	var r stateReader
+	if err := d.wg.IpcGetOperation(&r); err != nil {
 		return nil, fmt.Errorf("read WireGuard's state: %w", err)
 	}
-	return parseState(text)
+	return &r.state, nil
 }
 
-// parseState reads a "get" operation of the UAPI.
-func parseState(text []byte) (*wgState, error) {
-	s := &wgState{peers: make([]wgPeer, 0, bytes.Count(text, []byte("public_key=")))}
-	var p *wgPeer
-	for line := range bytes.Lines(text) {
-		name, value, _ := strings.Cut(strings.TrimRight(string(line), "\r\n"), "=")
-		if name == "public_key" {
-			pk, err := key.ParsePublicHex(value)
-			if err != nil {
-				return nil, err
-			}
-			s.peers = append(s.peers, wgPeer{publicKey: pk})
-			p = &s.peers[len(s.peers)-1]
-			continue
+// stateReader takes in the answer to a "get" operation of the UAPI as it is written, since that of thousands of peers is long.
+type stateReader struct {
+	state wgState
+	line  []byte // the beginning of one whose end is yet to come
+}
+
+// Write implements [io.Writer].
+func (r *stateReader) Write(b []byte) (int, error) {
+	r.state.peers = slices.Grow(r.state.peers, bytes.Count(b, []byte("public_key=")))
+	for rest := b; ; {
+		line, after, found := bytes.Cut(rest, []byte("\n"))
+		if !found {
+			r.line = append(r.line, line...)
+			return len(b), nil
 		}
-		var err error
-		if p == nil {
-			err = s.set(name, value)
-		} else {
-			err = p.set(name, value)
+		if len(r.line) > 0 {
+			line = append(r.line, line...)
+			r.line = nil
 		}
-		if err != nil {
-			return nil, fmt.Errorf("UAPI %s: %w", name, err)
+		if err := r.state.take(line); err != nil {
+			return 0, err
 		}
+		rest = after
 	}
-	return s, nil
+}
+
+// take takes in a line.
+func (s *wgState) take(line []byte) (err error) {
+	name, value, _ := bytes.Cut(bytes.TrimSuffix(line, []byte("\r")), []byte("="))
+	var pk key.Public
+	switch {
+	case string(name) == "public_key":
+		if pk, err = key.ParsePublicHex(string(value)); err == nil {
+			s.peers = append(s.peers, wgPeer{publicKey: pk})
+		}
+	case len(s.peers) > 0:
+		err = s.peers[len(s.peers)-1].set(string(name), value)
+	default:
+		err = s.set(string(name), string(value))
+	}
+	if err != nil {
+		return fmt.Errorf("UAPI %s: %w", name, err)
+	}
+	return nil
 }
 
 func (s *wgState) set(name, value string) (err error) {
@@ -83,26 +102,28 @@ func (s *wgState) set(name, value string) (err error) {
 	return err
 }
 
-func (p *wgPeer) set(name, value string) (err error) {
+func (p *wgPeer) set(name string, value []byte) (err error) {
 	var n int64
 	switch name {
 	case "endpoint":
-		p.endpoint = value
+		if string(value) != bind.NoEndpoint {
+			p.endpoint = string(value)
+		}
 	case "rx_bytes":
-		p.rxBytes, err = strconv.ParseUint(value, 10, 64)
+		p.rxBytes, err = strconv.ParseUint(string(value), 10, 64)
 	case "tx_bytes":
-		p.txBytes, err = strconv.ParseUint(value, 10, 64)
+		p.txBytes, err = strconv.ParseUint(string(value), 10, 64)
 	case "last_handshake_time_sec":
-		if n, err = strconv.ParseInt(value, 10, 64); n != 0 {
+		if n, err = strconv.ParseInt(string(value), 10, 64); n != 0 {
 			p.lastHandshake = time.Unix(n, 0)
 		}
 	case "last_handshake_time_nsec":
-		if n, err = strconv.ParseInt(value, 10, 64); n != 0 {
+		if n, err = strconv.ParseInt(string(value), 10, 64); n != 0 {
 			p.lastHandshake = p.lastHandshake.Add(time.Duration(n))
 		}
 	case "allowed_ip":
 		var prefix netip.Prefix
-		if prefix, err = netip.ParsePrefix(value); err == nil {
+		if prefix, err = netip.ParsePrefix(string(value)); err == nil {
 			p.allowedIPs = append(p.allowedIPs, prefix)
 		}
 	}

@@ -160,9 +160,11 @@ func networkTypes(c *config.Config, marked bool) ([]proto.NetworkType, error) {
 
 // marked reports whether the packets of the underlay need a mark to find their way.
 func marked(c *config.Config) bool {
-	if c.Interface.FwMark != 0 {
-		return true
-	}
+	return c.Interface.FwMark != 0 || fullTunnel(c)
+}
+
+// fullTunnel reports whether a default route leads into the tunnel, past rules that have the mark.
+func fullTunnel(c *config.Config) bool {
 	return c.Interface.Table == config.TableAuto && slices.ContainsFunc(c.Peers, func(p config.Peer) bool {
 		return slices.ContainsFunc(p.AllowedIPs, func(n netip.Prefix) bool { return n.Bits() == 0 })
 	})

@@ -128,20 +128,20 @@ func errno(err error) int64 {
 // serveSet reads one set operation to its blank line, or to the end of input, and applies it. It is read whole before, so that one that is
 // half written neither holds up the others nor is applied by half.
 func (d *Device) serveSet(in *bufio.Reader) error {
-	var text []byte
-	defer func() { d.uapiBytes.Add(-int64(len(text))) }()
+	var text bytes.Buffer
+	defer func() { d.uapiBytes.Add(-int64(text.Len())) }()
 	for atStart := true; ; {
 		part, err := in.ReadSlice('\n')
-		if total := d.uapiBytes.Add(int64(len(part))); total > maxSetBytes || len(text)+len(part) > maxSetSize {
+		if total := d.uapiBytes.Add(int64(len(part))); total > maxSetBytes || text.Len()+len(part) > maxSetSize {
 			d.uapiBytes.Add(-int64(len(part)))
 			return errTooLong
 		}
-		text = append(text, part...)
+		text.Write(part)
 		blank := atStart && (string(part) == "\n" || string(part) == "\r\n")
 		atStart = err == nil
 		switch {
 		case blank, err == io.EOF:
-			return d.ipcSet(text)
+			return d.ipcSet(text.Bytes())
 		case err != nil && err != bufio.ErrBufferFull:
 			return &uapiError{ipc.IpcErrorIO, err}
 		}

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"path/filepath"
@@ -16,7 +17,7 @@ import (
 	"github.com/wice-go/wice-go/signal/inproc"
 )
 
-func FuzzParseState(f *testing.F) {
+func FuzzReadState(f *testing.F) {
 	pk := setKeys[0].Public().Hex()
 	f.Add([]byte("private_key=" + setKeys[0].Hex() + "\nlisten_port=51820\nfwmark=1\npublic_key=" + pk + "\npreshared_key=" + strings.Repeat("0", 64) +
 		"\nprotocol_version=1\nendpoint=[::1]:1\nlast_handshake_time_sec=1785000000\nlast_handshake_time_nsec=5\ntx_bytes=1\nrx_bytes=2\npersistent_keepalive_interval=3\nallowed_ip=10.0.0.2/32\n"))
@@ -24,9 +25,21 @@ func FuzzParseState(f *testing.F) {
 	f.Add([]byte("public_key=zz\n"))
 	f.Add([]byte("public_key=" + pk + "\nallowed_ip=10.0.0.0/33\n"))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		s, err := parseState(b)
+		var whole, parts stateReader
+		_, err := whole.Write(b)
+		_, first := parts.Write(b[:len(b)/2])
+		if first == nil {
+			_, first = parts.Write(b[len(b)/2:])
+		}
+		if (err == nil) != (first == nil) {
+			t.Errorf("got %v, but %v in two parts", err, first)
+		}
 		if err != nil {
 			return
+		}
+		s := whole.state
+		if fmt.Sprint(s) != fmt.Sprint(parts.state) {
+			t.Errorf("got %+v, but %+v in two parts", s, parts.state)
 		}
 		if got := bytes.Count(b, []byte("public_key=")); len(s.peers) > got {
 			t.Errorf("got %d peers of %d lines", len(s.peers), got)

@@ -5,11 +5,21 @@ import (
 	"errors"
 	"io"
 	"net/netip"
+	"runtime/debug"
 	"strings"
+	"time"
 
 	wgdevice "golang.zx2c4.com/wireguard/device"
 
 	"github.com/wice-go/wice-go/proto/key"
+)
+
+const (
+	// largeSet is the size in bytes of a set operation, of some thousand peers, after which memory is given back to the system. Go would keep what
+	// it left behind until the process has twice as much, and most of what it has are the queues of WireGuard's peers.
+	largeSet = 256 << 10
+	// tidyAfter is when: not while the peers have better things to do.
+	tidyAfter = 2 * time.Second
 )
 
 // ipcSet applies a set operation and makes sessions and endpoints follow.
@@ -24,6 +34,9 @@ func (d *Device) ipcSet(text []byte) error {
 
 // applySet is ipcSet for one that holds uapiMu. Of an operation that fails there remains what was done of it before, as with wireguard-go.
 func (d *Device) applySet(set *setOperation) error {
+	if len(set.text) >= largeSet {
+		defer func() { time.AfterFunc(tidyAfter, debug.FreeOSMemory) }()
+	}
 	return errors.Join(d.wg.IpcSetOperation(set), d.reconcile(set))
 }
 

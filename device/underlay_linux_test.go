@@ -1,9 +1,11 @@
 package device
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"os"
+	"runtime"
 	"slices"
 	"syscall"
 	"testing"
@@ -83,4 +85,27 @@ func TestSetMarkLeavesSessions(t *testing.T) {
 		t.Errorf("the session is another one: %+v", s.Peers[0])
 	}
 	a.ping(t, b.address)
+}
+
+// A mark that can't be set changes nothing.
+func TestSetMarkRefused(t *testing.T) {
+	a := newEnd(t, new(inproc.Bus), key.NewPrivate(), "10.7.0.1", "")
+	if err := a.Up(0); err != nil {
+		t.Fatal(err)
+	}
+	err := make(chan error)
+	go func() {
+		runtime.LockOSThread()       // never unlocked: the thread ends, and with it what it is without
+		var none [2]unix.CapUserData // of version 3
+		if e := unix.Capset(&unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}, &none[0]); e != nil {
+			t.Error(e)
+		}
+		err <- a.SetMark(1)
+	}()
+	if e := <-err; !errors.Is(e, os.ErrPermission) {
+		t.Errorf("got %v without the right to mark sockets", e)
+	}
+	if !slices.ContainsFunc(a.networkTypes, proto.NetworkType.IsTCP) {
+		t.Errorf("got network types %v, want TCP as before", a.networkTypes)
+	}
 }

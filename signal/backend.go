@@ -62,6 +62,13 @@ type ICEServerSource interface {
 	ICEServers() []proto.ICEServer
 }
 
+// Reacher is what a [Backend] implements too if it knows of peers that it can't reach at present.
+type Reacher interface {
+	// Reach returns nil if Publish to the peer may work now, else at once what Publish would fail with; once that becomes nil, the sink is
+	// told by PeerAvailable. It spares an envelope, most of whose cost is the seal, or a whole session. It is cheap.
+	Reach(peer key.Public) error
+}
+
 // Env is what a backend gets from the interface that it serves.
 type Env struct {
 	Identity key.Private // required: the interface's WireGuard key

@@ -53,7 +53,7 @@ func (r *Router) Deliver(envelope []byte) {
 // PeerAvailable implements [Sink].
 func (r *Router) PeerAvailable(peer key.Public) {
 	r.mu.Lock()
-	if r.peers[peer] != nil {
+	if _, ok := r.peers[peer]; ok {
 		r.available[peer] = struct{}{}
 	}
 	r.mu.Unlock()
@@ -140,9 +140,13 @@ func (r *Router) receive(b []byte) (opened bool) {
 		return true
 	}
 	r.mu.Lock()
-	p := r.peers[from]
+	p, known := r.peers[from]
+	if known && p == nil {
+		p = &peer{limit: rate.NewLimiter(peerRate, peerBurst)}
+		r.peers[from] = p
+	}
 	r.mu.Unlock()
-	if p == nil {
+	if !known {
 		r.log.drop(DropUnknownSender, "peer", from.Short())
 		return true
 	}

@@ -10,8 +10,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/time/rate"
-
 	"github.com/wice-go/wice-go/proto"
 	"github.com/wice-go/wice-go/proto/key"
 )
@@ -74,7 +72,7 @@ type Router struct {
 
 	mu            sync.Mutex // guards the following
 	backends      []*publisher
-	peers         map[key.Public]*peer
+	peers         map[key.Public]*peer // those that are configured; nil: it was not heard of yet
 	lastSent      proto.Timestamp
 	available     map[key.Public]struct{} // configured peers that were reported since the worker looked last
 	serversChange bool
@@ -146,12 +144,10 @@ func (r *Router) SetPeers(peers []key.Public) {
 		if k == r.sealer.public {
 			continue // our own envelopes, reflected, are from nobody
 		}
-		if r.peers[k] = old[k]; r.peers[k] == nil {
-			r.peers[k] = &peer{limit: rate.NewLimiter(peerRate, peerBurst)}
-		}
+		r.peers[k] = old[k]
 	}
 	for k := range r.available {
-		if r.peers[k] == nil {
+		if _, ok := r.peers[k]; !ok {
 			delete(r.available, k)
 		}
 	}

@@ -56,6 +56,9 @@ func (r *Router) send(ctx context.Context, peer key.Public, o *proto.Offer) erro
 	if err != nil {
 		return err
 	}
+	if err := r.Reach(peer); err != nil {
+		return err
+	}
 	payload, err := o.Marshal(ts)
 	if err != nil {
 		return err
@@ -108,16 +111,33 @@ func (r *Router) send(ctx context.Context, peer key.Public, o *proto.Offer) erro
 	return errors.Join(errs...)
 }
 
+// Reach returns why no backend can reach the peer at present, nil if one may. It is cheap.
+func (r *Router) Reach(peer key.Public) error {
+	var errs []error
+	for _, b := range r.snapshot() {
+		reacher, ok := b.Backend.(Reacher)
+		if !ok {
+			return nil
+		}
+		err := reacher.Reach(peer)
+		if err == nil {
+			return nil
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
 // nextTimestamp is the time of the clock, but always later than the last one: clocks stand still for longer than it takes to send
 // twice, and are set back.
 func (r *Router) nextTimestamp(to key.Public) (proto.Timestamp, error) {
 	ts := proto.TimestampOf(time.Now())
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	switch {
-	case r.closing.Load():
+	if r.closing.Load() {
 		return ts, ErrClosed
-	case r.peers[to] == nil:
+	}
+	if _, ok := r.peers[to]; !ok {
 		return ts, ErrUnknownPeer
 	}
 	if ts.Compare(r.lastSent) <= 0 {

@@ -16,7 +16,7 @@ import (
 )
 
 // newSender makes a router with one peer and the backends, some of which are added before the peer.
-func newSender(t *testing.T, backends ...*fakeBackend) (r *Router, peer key.Private) {
+func newSender(t *testing.T, backends ...Backend) (r *Router, peer key.Private) {
 	peer = key.NewPrivate()
 	r = NewRouter(RouterOptions{Identity: key.NewPrivate()})
 	t.Cleanup(func() {
@@ -156,6 +156,47 @@ func TestSendFails(t *testing.T) {
 		}
 		if s := r.Stats(); s.Sent != 0 || s.Unsent != 4 {
 			t.Errorf("got %+v", s)
+		}
+	})
+}
+
+// knowing is a backend that knows whom it can reach.
+type knowing struct {
+	*fakeBackend
+	err error
+}
+
+func (k *knowing) Reach(key.Public) error { return k.err }
+
+func TestSendToUnreachable(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var x, y outbox
+		a := &knowing{&fakeBackend{name: "a", publish: x.accept}, errDown}
+		b := &knowing{&fakeBackend{name: "b", publish: y.accept}, nil}
+		r, peer := newSender(t, a, b)
+		if err := r.Send(t.Context(), peer.Public(), offer(0)); err != nil {
+			t.Errorf("one of them reaches the peer: got %v", err)
+		}
+		synctest.Wait()
+		if len(y.envelopes) != 1 {
+			t.Errorf("got %d envelopes", len(y.envelopes))
+		}
+		sent := len(x.envelopes)
+		gone := errors.New("gone")
+		b.err = gone
+		if err := r.Send(t.Context(), peer.Public(), offer(0)); !errors.Is(err, errDown) || !errors.Is(err, gone) {
+			t.Errorf("got %v, want both reasons", err)
+		}
+		if err := r.Send(t.Context(), key.Public{1}, offer(0)); !errors.Is(err, ErrUnknownPeer) {
+			t.Errorf("got %v, want %v", err, ErrUnknownPeer)
+		}
+		synctest.Wait()
+		if len(x.envelopes) != sent || len(y.envelopes) != 1 {
+			t.Error("an envelope was published for a peer that can't be reached")
+		}
+		r.Add(&fakeBackend{name: "c", publish: x.accept})
+		if err := r.Send(t.Context(), peer.Public(), offer(0)); err != nil {
+			t.Errorf("one of them may reach the peer: got %v", err)
 		}
 	})
 }

@@ -71,6 +71,13 @@ func TestConfigure(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			for _, a := range c.config.Addresses { // first, before the kernel has had time for anything
+				l, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(netip.AddrPortFrom(a.Addr(), 0)))
+				if err != nil {
+					t.Fatal(err)
+				}
+				l.Close()
+			}
 			if w := d.Warnings(); len(w) > 0 {
 				t.Errorf("warnings: %v", w)
 			}

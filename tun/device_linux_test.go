@@ -72,6 +72,9 @@ func openMirror(t *testing.T) (local, remote [2]netip.Addr, packets *atomic.Int6
 	newNamespace(t)
 	dev := openDevice(t, "wgt0")
 	shell(t, `ip addr add 10.1.0.1/24 dev wgt0; ip addr add fd00:1::1/64 dev wgt0 nodad; ip link set wgt0 up`)
+	if err := awaitReady(); err != nil {
+		t.Fatal(err)
+	}
 	packets = mirror(t, dev)
 	return [2]netip.Addr{netip.MustParseAddr("10.1.0.1"), netip.MustParseAddr("fd00:1::1")},
 		[2]netip.Addr{netip.MustParseAddr("10.1.0.2"), netip.MustParseAddr("fd00:1::2")}, packets

@@ -23,6 +23,9 @@ func openRaw(t *testing.T) wgtun.Device {
 	dev := openDevice(t, "wgt0")
 	shell(t, `ip link set wgt0 addrgenmode none mtu 65535
 		ip addr add 10.1.0.1/24 dev wgt0; ip addr add fd00:1::1/64 dev wgt0 nodad; ip link set wgt0 up`)
+	if err := awaitReady(); err != nil {
+		t.Fatal(err)
+	}
 	return dev
 }
 

@@ -5,16 +5,20 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 	"golang.zx2c4.com/wireguard/conn"
 	"golang.zx2c4.com/wireguard/device"
@@ -38,7 +42,62 @@ func newNamespace(t *testing.T) {
 		for i in out far; do ip link set $i addrgenmode none && ip link set $i up; done
 		ip addr add 192.0.2.2/24 dev out && ip route add default via 192.0.2.1
 		ip addr add 2001:db8:ffff::2/64 dev out nodad && ip route add default via 2001:db8:ffff::1`)
+	if err := awaitReady(); err != nil {
+		t.Fatal(err)
+	}
 	useTools(t, "resolvconf")
+}
+
+// awaitReady waits for what the kernel does in the background after a command has returned: an interface that is set up gets its carrier, and
+// loses what is sent until then; IPv6 gets its routes, and loses what arrives. Snapshots taken before and after that would differ, too.
+func awaitReady() error {
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(20 * time.Second); ; <-tick.C {
+		err := notReady()
+		if err == nil || time.Now().After(deadline) {
+			return err
+		}
+	}
+}
+
+// notReady says what an interface that is set up still lacks, or else nil.
+func notReady() error {
+	links, err := netlink.LinkList()
+	if err != nil {
+		return err
+	}
+	for _, l := range links {
+		a := l.Attrs()
+		if a.Flags&net.FlagUp == 0 || a.Flags&net.FlagLoopback != 0 {
+			continue
+		}
+		if a.OperState != netlink.OperUp && a.OperState != netlink.OperUnknown { // a TUN has no state
+			return fmt.Errorf("%s is %s", a.Name, a.OperState)
+		}
+		if off, err := os.ReadFile("/proc/sys/net/ipv6/conf/" + a.Name + "/disable_ipv6"); err != nil || off[0] == '1' {
+			continue
+		}
+		want := []string{"ff00::/8"}
+		addrs, err := netlink.AddrList(l, netlink.FAMILY_V6)
+		if err != nil {
+			return err
+		}
+		for _, addr := range addrs {
+			want = append(want, addr.IP.String()+"/128")
+		}
+		local := &netlink.Route{LinkIndex: a.Index, Table: unix.RT_TABLE_LOCAL}
+		routes, err := netlink.RouteListFiltered(netlink.FAMILY_V6, local, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_OIF)
+		if err != nil {
+			return err
+		}
+		for _, dst := range want {
+			if !slices.ContainsFunc(routes, func(r netlink.Route) bool { return r.Dst != nil && r.Dst.String() == dst }) {
+				return fmt.Errorf("%s has no route of %s", a.Name, dst)
+			}
+		}
+	}
+	return nil
 }
 
 // useTools puts a directory first in PATH with recording stand-ins for what would reach beyond the namespace.

@@ -107,6 +107,7 @@ func (s *space) fileDevice(open func(string, int) (int, error), mtu int) *kernel
 // configure gives the interface the addresses of number n, and brings it up.
 func (s *space) configure(n int) {
 	s.shell(fmt.Sprintf("ip addr add 10.1.0.%d/24 dev wgt0; ip addr add fd00:1::%d/64 dev wgt0; ip link set wgt0 up", n, n))
+	s.do(awaitReady)
 }
 
 // framesReceived is how often the kernel was handed something by the device.

@@ -7,10 +7,14 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
+
+// addressPatience is for what takes the kernel a millisecond on an idle machine.
+const addressPatience = time.Second
 
 // system is the network namespace of the calling thread, seen from one interface.
 type system struct {
@@ -54,7 +58,11 @@ func (d *Configured) setUp() error {
 	if err := d.setDNS(s.index()); err != nil {
 		return err
 	}
-	return d.addRoutesTo(s, d.config.Routes)
+	if err := d.addRoutesTo(s, d.config.Routes); err != nil {
+		return err
+	}
+	d.awaitAddresses(s)
+	return nil
 }
 
 func (d *Configured) addRoutes(prefixes []netip.Prefix) error {
@@ -120,6 +128,24 @@ func (d *Configured) bringUp(s *system) error {
 		return fmt.Errorf("bring up: %w", netlinkError(err))
 	}
 	return nil
+}
+
+// awaitAddresses waits until programs can bind to the addresses: with IPv6 the kernel gets ready for that in the background. What takes longer
+// than is waited for comes later.
+func (d *Configured) awaitAddresses(s *system) {
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	deadline := time.Now().Add(addressPatience)
+	for _, p := range d.config.Addresses {
+		for p.Addr().Is6() && s.ipv6 && !s.isLocal(p.Addr()) && time.Now().Before(deadline) {
+			<-tick.C
+		}
+	}
+}
+
+func (s *system) isLocal(a netip.Addr) bool {
+	routes, err := s.nl.RouteGet(a.AsSlice())
+	return err == nil && len(routes) == 1 && routes[0].Type == unix.RTN_LOCAL
 }
 
 // defaultMTU is DefaultMTU, or what the default route leaves room for if that is less. Unlike wg-quick it never goes

@@ -128,13 +128,18 @@ func (r *running) run(ctx context.Context) (err error) {
 	r.log.Info("interface is up", "interface", r.name, "tun", r.tunKind())
 	r.ready.ok(r.name)
 	r.notify(sdnotify.SdNotifyReady)
-	defer r.notify(sdnotify.SdNotifyStopping) // before anything is undone
+	defer r.notify(sdnotify.SdNotifyStopping + "\nSTATUS=") // before anything is undone
 	watchdog, stopWatchdog := r.watchdog()
 	defer stopWatchdog()
+	look, tell, stopTelling := r.teller(ctx)
+	defer stopTelling()
 	for {
 		select {
 		case <-watchdog:
 			r.alive()
+			continue
+		case <-look:
+			tell()
 			continue
 		case <-hangUp:
 			if _, err := r.reload(); err != nil {

@@ -28,6 +28,9 @@ func dropCapabilities(need rights) (kept []string, err error) {
 	if need.ping {
 		keep = append(keep, cap.NET_RAW) // also for an iptables that is not nft's, which talks over a raw socket
 	}
+	if foreign(need.file) {
+		keep = append(keep, cap.CHOWN) // what is saved stays its owner's, and its group's
+	}
 	all := values(func(cap.Value) bool { return true })
 	if need.file != "" {
 		// Whether it takes CAP_DAC_OVERRIDE only an attempt without it tells.
@@ -117,6 +120,12 @@ func replaceable(file string) bool {
 		return !errors.Is(err, fs.ErrPermission)
 	}
 	return !errors.Is(unix.Faccessat(unix.AT_FDCWD, filepath.Dir(target), unix.W_OK|unix.X_OK, unix.AT_EACCESS), unix.EACCES)
+}
+
+// foreign reports whether the file has another owner or group than what this process makes.
+func foreign(file string) bool {
+	var st unix.Stat_t
+	return unix.Stat(file, &st) == nil && (int(st.Uid) != os.Geteuid() || int(st.Gid) != os.Getegid())
 }
 
 // inUserNamespace reports whether the users of this process are not those of the machine, one for one.

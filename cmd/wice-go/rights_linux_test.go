@@ -113,21 +113,21 @@ func TestDropCapabilities(t *testing.T) {
 	}
 	all := strings.Fields(rightsText(status))[2]
 	own := t.TempDir()
-	file := func(name string, owner int) string {
+	file := func(name string, owner, group int) string {
 		path := filepath.Join(own, name, "wg0.conf")
-		for _, err := range []error{os.Mkdir(filepath.Dir(path), 0o700), os.WriteFile(path, nil, 0o600), os.Chown(path, owner, owner), os.Chown(filepath.Dir(path), owner, owner)} {
+		for _, err := range []error{os.Mkdir(filepath.Dir(path), 0o700), os.WriteFile(path, nil, 0o600), os.Chown(path, owner, group), os.Chown(filepath.Dir(path), owner, group)} {
 			if err != nil {
 				t.Fatal(err)
 			}
 		}
 		return path
 	}
-	const bind, admin, raw, override = "cap_net_bind_service", "cap_net_admin", "cap_net_raw", "cap_dac_override"
+	const bind, admin, raw, override, chown = "cap_net_bind_service", "cap_net_admin", "cap_net_raw", "cap_dac_override", "cap_chown"
 	only := func(set string, kept ...string) dropped {
 		text := fmt.Sprintf("%s %[1]s %[1]s 1", set)
 		return dropped{kept, []string{text}, text}
 	}
-	mine, lent := file("mine", 0), file("lent", 65534)
+	mine, lent, shared := file("mine", 0, 0), file("lent", 65534, 65534), file("shared", 0, 65534)
 	user := &syscall.Credential{Uid: 65534, Gid: 65534}
 	service := &syscall.SysProcAttr{Credential: user, AmbientCaps: []uintptr{uintptr(cap.CHOWN), uintptr(cap.NET_ADMIN)}}
 	one := []syscall.SysProcIDMap{{ContainerID: 0, HostID: 65534, Size: 1}}
@@ -141,7 +141,8 @@ func TestDropCapabilities(t *testing.T) {
 		{"userspace stack", dropCase{}, nil, only("1400", bind, admin)},
 		{"kernel TUN", dropCase{Ping: true, File: mine}, nil, only("3400", bind, admin, raw)},
 		{"no file", dropCase{File: filepath.Join(own, "none")}, nil, only("1400", bind, admin)},
-		{"file of another user", dropCase{File: lent}, nil, only("1402", override, bind, admin)},
+		{"file of another user", dropCase{File: lent}, nil, only("1403", chown, override, bind, admin)},
+		{"file of another group", dropCase{File: shared}, nil, only("1401", chown, bind, admin)},
 		{"commands", dropCase{Ping: true, Commands: true}, nil,
 			dropped{[]string{bind, admin, raw}, []string{"3400 3400 " + all + " 0"}, fmt.Sprintf("%s %[1]s %[1]s 0", all)}},
 		{"commands under a unit", dropCase{Commands: true, NoNew: true}, nil,

@@ -160,7 +160,8 @@ func (c *Config) Save(text string) (string, error) {
 	return b.String(), nil
 }
 
-// SaveFile does what [Config.Save] does with the file at path, so that it is complete at every moment. Its mode stays.
+// SaveFile does what [Config.Save] does with the file at path, so that it is complete at every moment. Its mode stays, and its owner and
+// group where that is permitted; so does a link that leads to it.
 func (c *Config) SaveFile(path string) error {
 	path, err := filepath.EvalSymlinks(path)
 	if err != nil {
@@ -185,7 +186,7 @@ func (c *Config) SaveFile(path string) error {
 	defer os.Remove(f.Name()) // fails once it is renamed
 	_, err = f.WriteString(after)
 	if err == nil {
-		err = f.Chmod(info.Mode().Perm())
+		err = keepAccess(f, info)
 	}
 	if err == nil {
 		err = f.Sync()

@@ -99,6 +99,14 @@ func (p Paths) WithRuntimeDir(dir string) Paths {
 	return p
 }
 
+// variable names the variable that puts the sockets elsewhere: that which is set, or else would have an effect.
+func (p Paths) variable() string {
+	if p.Root || p.override() != "" {
+		return EnvRuntimeDir
+	}
+	return envXDGRuntimeDir
+}
+
 func (p Paths) override() string {
 	if p.Override != "" {
 		return p.Override

@@ -24,7 +24,7 @@ const maxSocketPath = 103
 // is replaced. Errors wrap [ErrInUse] if a daemon does answer, and [ErrUntrusted] if others could replace the socket.
 func Listen(path string) (net.Listener, error) {
 	if len(path) > maxSocketPath {
-		return nil, fmt.Errorf("open socket %s: the path is longer than the %d bytes that a socket's may have: set XDG_RUNTIME_DIR to a shorter one", path, maxSocketPath)
+		return nil, fmt.Errorf("open socket %s: the path is longer than the %d bytes that a socket's may have: set %s to a shorter one", path, maxSocketPath, SystemPaths().variable())
 	}
 	dir := filepath.Dir(path)
 	if err := makeDir(dir); err != nil {
@@ -39,16 +39,32 @@ func Listen(path string) (net.Listener, error) {
 	if err := removeStale(path); err != nil {
 		return nil, fmt.Errorf("open socket %s: %w", path, err)
 	}
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	l, err := listen(path)
 	if err != nil {
 		return nil, fmt.Errorf("open socket %s: %w", path, cause(err))
 	}
-	l.SetUnlinkOnClose(false)
-	if err := os.Chmod(path, 0o600); err != nil {
-		l.Close()
-		return nil, fmt.Errorf("open socket: %w", err)
-	}
 	return &listener{UnixListener: l, path: path}, nil
+}
+
+// listen gives the socket its name when it answers: between bind and listen it refuses connections, and wg(8) removes a socket that does so.
+// The caller has the lock of the directory.
+func listen(path string) (*net.UnixListener, error) {
+	unnamed := filepath.Join(filepath.Dir(path), ".new")
+	if err := os.Remove(unnamed); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: unnamed, Net: "unix"})
+	if err != nil {
+		return nil, err
+	}
+	l.SetUnlinkOnClose(false)
+	if err = os.Chmod(unnamed, 0o600); err == nil {
+		err = os.Rename(unnamed, path)
+	}
+	if err != nil {
+		return nil, errors.Join(err, l.Close(), os.Remove(unnamed))
+	}
+	return l, nil
 }
 
 // Inherit takes over the socket at path that another process listens on, by its descriptor in this one. The file is the listener's to remove.
@@ -101,7 +117,7 @@ func checkDir(dir string) error {
 		}
 		owner, euid := int(st.Uid), os.Geteuid()
 		if owner != 0 && owner != euid {
-			return fmt.Errorf("%s: %w: its owner is the user %d, not %d: remove it, or set XDG_RUNTIME_DIR", d, ErrUntrusted, owner, euid)
+			return fmt.Errorf("%s: %w: its owner is the user %d, not %d: set %s to a directory of your own", d, ErrUntrusted, owner, euid, SystemPaths().variable())
 		}
 		if info.Mode().Perm()&0o002 != 0 && info.Mode()&fs.ModeSticky == 0 {
 			return fmt.Errorf("%s: %w: everyone may write to it (mode %04o): run \"chmod go-w %s\"", d, ErrUntrusted, info.Mode().Perm(), d)
@@ -163,6 +179,9 @@ type listener struct {
 	once sync.Once
 	err  error
 }
+
+// Addr returns where to connect.
+func (l *listener) Addr() net.Addr { return &net.UnixAddr{Name: l.path, Net: "unix"} }
 
 // Accept waits for the next connection that is allowed.
 func (l *listener) Accept() (net.Conn, error) {

@@ -4,6 +4,7 @@ package control
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"net"
 	"os"
@@ -134,8 +135,31 @@ func TestListenRefuses(t *testing.T) {
 		t.Errorf("dial there: got %v, want %v", err, ErrUntrusted)
 	}
 	long := filepath.Join(filepath.Dir(path), strings.Repeat("x", 100), "wg0.sock")
-	if _, err := Listen(long); err == nil || !strings.Contains(err.Error(), "XDG_RUNTIME_DIR") {
+	if _, err := Listen(long); err == nil || !strings.Contains(err.Error(), "RUNTIME_DIR to a shorter one") {
 		t.Errorf("a long path: got %v", err)
+	}
+}
+
+// What errors advise has an effect.
+func TestRuntimeDirVariable(t *testing.T) {
+	for _, tt := range []struct {
+		paths Paths
+		want  string
+	}{
+		{Paths{UID: 1000, Getenv: env()}, "XDG_RUNTIME_DIR"},
+		{Paths{UID: 1000, Getenv: env("WICE_RUNTIME_DIR", "/tmp/x", "XDG_RUNTIME_DIR", "/run/x")}, "WICE_RUNTIME_DIR"},
+		{Paths{Root: true, Getenv: env("XDG_RUNTIME_DIR", "/run/x")}, "WICE_RUNTIME_DIR"},
+	} {
+		before, after := tt.paths.RuntimeDir(), tt.paths
+		after.Getenv = func(name string) string {
+			if name == tt.paths.variable() {
+				return "/tmp/elsewhere"
+			}
+			return tt.paths.Getenv(name)
+		}
+		if got := tt.paths.variable(); got != tt.want || after.RuntimeDir() != "/tmp/elsewhere" {
+			t.Errorf("%s: got %s, and %s with it, want %s", before, got, after.RuntimeDir(), tt.want)
+		}
 	}
 }
 
@@ -150,7 +174,7 @@ func TestUntrustedOwner(t *testing.T) {
 	if err := os.Chown(filepath.Dir(path), 12345, 12345); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Listen(path); !errors.Is(err, ErrUntrusted) || !strings.Contains(err.Error(), "12345") {
+	if _, err := Listen(path); !errors.Is(err, ErrUntrusted) || !strings.Contains(err.Error(), "12345") || !strings.Contains(err.Error(), "set "+EnvRuntimeDir) {
 		t.Errorf("got %v, want %v", err, ErrUntrusted)
 	}
 }
@@ -254,5 +278,37 @@ func TestInheritSocket(t *testing.T) {
 	}
 	if _, err := Inherit(path, 1<<20); err == nil {
 		t.Error("a descriptor that is not open was taken")
+	}
+}
+
+// TestListenAnswersAtOnce connects as soon as there is a socket: it never refuses, or else wg(8) would remove it.
+func TestListenAnswersAtOnce(t *testing.T) {
+	dir := filepath.Dir(testSocket(t))
+	for i := range 300 {
+		path := filepath.Join(dir, fmt.Sprintf("wg%d.sock", i))
+		connected := make(chan error, 1)
+		go func() {
+			for {
+				c, err := net.Dial("unix", path)
+				if err == nil {
+					c.Close()
+				}
+				if !errors.Is(err, fs.ErrNotExist) {
+					connected <- err
+					return
+				}
+			}
+		}()
+		l, err := Listen(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := l.Addr().String(); got != path {
+			t.Errorf("got address %q, want %q", got, path)
+		}
+		err = <-connected
+		if closeErr := l.Close(); err != nil || closeErr != nil {
+			t.Fatalf("round %d: %v, %v", i, err, closeErr)
+		}
 	}
 }

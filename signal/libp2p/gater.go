@@ -1,7 +1,6 @@
 package libp2p
 
 import (
-	"maps"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -35,26 +34,38 @@ type gater struct {
 	// mu guards all following.
 	mu      sync.RWMutex
 	peers   map[peer.ID]key.Public
+	ids     map[key.Public]peer.ID // the same the other way round
 	servers map[peer.ID]bool
 }
 
 var _ connmgr.ConnectionGater = (*gater)(nil)
 
-func (g *gater) setPeers(peers map[peer.ID]key.Public) (gone, added []peer.ID) {
+// setPeers takes over the map.
+func (g *gater) setPeers(ids map[key.Public]peer.ID) (gone, added []peer.ID) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	for id := range g.peers {
-		if _, ok := peers[id]; !ok {
+	for k, id := range g.ids {
+		if _, ok := ids[k]; !ok {
 			gone = append(gone, id)
 		}
 	}
-	for id := range peers {
-		if _, ok := g.peers[id]; !ok {
+	peers := make(map[peer.ID]key.Public, len(ids))
+	for k, id := range ids {
+		peers[id] = k
+		if _, ok := g.ids[k]; !ok {
 			added = append(added, id)
 		}
 	}
-	g.peers = peers
+	g.ids, g.peers = ids, peers
 	return gone, added
+}
+
+// id returns the peer ID of a configured peer.
+func (g *gater) id(k key.Public) (peer.ID, bool) {
+	g.mu.RLock()
+	defer g.mu.RUnlock()
+	id, ok := g.ids[k]
+	return id, ok
 }
 
 // key returns the WireGuard key of a configured peer.
@@ -65,11 +76,11 @@ func (g *gater) key(id peer.ID) (key.Public, bool) {
 	return k, ok
 }
 
-// all returns the configured peers.
-func (g *gater) all() map[peer.ID]key.Public {
+// all returns the configured peers. The map is immutable.
+func (g *gater) all() map[key.Public]peer.ID {
 	g.mu.RLock()
 	defer g.mu.RUnlock()
-	return maps.Clone(g.peers)
+	return g.ids
 }
 
 // allowServer lets a DHT server be dialled that a query is about to ask.

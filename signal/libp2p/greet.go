@@ -35,7 +35,7 @@ func (b *Backend) greet() {
 			return
 		}
 		var absent []peer.ID
-		for id := range b.gater.all() {
+		for _, id := range b.gater.all() {
 			if len(absent) < maxGreeted && b.newest(id) == nil {
 				absent = append(absent, id)
 			}

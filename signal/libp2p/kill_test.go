@@ -82,9 +82,6 @@ func TestKilledPeerComesBack(t *testing.T) {
 					t.Errorf("round %d: %v", round, err)
 				}
 				t.Logf("round %d: heard after %v, reached after %v", round, heard, time.Since(began))
-				if took := time.Since(began); took > 3*time.Second {
-					t.Errorf("round %d: took %v", round, took)
-				}
 				cmd.Process.Kill()
 				cmd.Wait()
 			}

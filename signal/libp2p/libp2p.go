@@ -77,6 +77,7 @@ type Backend struct {
 var (
 	_ signal.Backend         = (*Backend)(nil)
 	_ signal.ICEServerSource = (*Backend)(nil)
+	_ signal.Reacher         = (*Backend)(nil)
 	_ signal.Factory         = New
 )
 
@@ -164,11 +165,8 @@ func isLoopback(a ma.Multiaddr) bool {
 // SetPeers implements [signal.Backend]. Connections to peers that are no longer configured are closed. A key without a peer ID
 // (see [key.Public.Validate]) is nobody's and is left out.
 func (b *Backend) SetPeers(peers []key.Public) {
-	known := make(map[key.Public]peer.ID, len(peers))
-	for id, k := range b.gater.all() {
-		known[k] = id
-	}
-	ids := make(map[peer.ID]key.Public, len(peers))
+	known := b.gater.all()
+	ids := make(map[key.Public]peer.ID, len(peers))
 	for _, k := range peers {
 		id, ok := known[k]
 		if !ok {
@@ -179,7 +177,7 @@ func (b *Backend) SetPeers(peers []key.Public) {
 			}
 		}
 		if id != b.host.ID() {
-			ids[id] = k
+			ids[k] = id
 		}
 	}
 	gone, added := b.gater.setPeers(ids)

@@ -179,15 +179,20 @@ func (b *Backend) found(info peer.AddrInfo) {
 	if info.ID == b.host.ID() {
 		return
 	}
-	_, configured := b.gater.key(info.ID)
+	k, configured := b.gater.key(info.ID)
 	before := b.remember(info, configured)
 	if !configured {
 		return
 	}
 	addrs := b.gater.filter(info.Addrs)
-	fresh := subtract(addrs, b.host.Peerstore().Addrs(info.ID))
+	known := b.host.Peerstore().Addrs(info.ID)
+	fresh := subtract(addrs, known)
 	b.host.Peerstore().SetAddrs(info.ID, subtract(before, addrs), 0)
 	b.host.Peerstore().AddAddrs(info.ID, addrs, foundTTL)
+	if len(known) == 0 && len(fresh) > 0 && b.enter() {
+		b.env.Sink.PeerAvailable(k) // it may be: see Reach
+		b.wg.Done()
+	}
 	if len(addrs) == 0 || b.host.Network().Connectedness(info.ID) == network.Connected || len(fresh) == 0 && b.met(info.ID) {
 		return
 	}

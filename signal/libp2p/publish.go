@@ -46,11 +46,10 @@ var (
 
 // Publish implements [signal.Backend]. It returns nil when the peer acknowledged.
 func (b *Backend) Publish(ctx context.Context, to key.Public, envelope []byte) error {
-	id, err := node.PeerID(to)
-	if err == nil {
-		if _, ok := b.gater.key(id); !ok {
-			err = ErrNotConfigured
-		}
+	id, ok := b.gater.id(to)
+	var err error
+	if !ok {
+		err = ErrNotConfigured
 	}
 	if err == nil && len(envelope) > proto.MaxEnvelopeSize {
 		err = fmt.Errorf("%d bytes are more than the %d that an envelope may have", len(envelope), proto.MaxEnvelopeSize)
@@ -77,6 +76,32 @@ func (b *Backend) Publish(ctx context.Context, to key.Public, envelope []byte) e
 	}
 	b.used(id)
 	return nil
+}
+
+// Reach implements [signal.Reacher].
+func (b *Backend) Reach(to key.Public) error {
+	err := ErrNotConfigured
+	if id, ok := b.gater.id(to); ok {
+		if b.mayDial(id) || b.newest(id) != nil {
+			return nil
+		}
+		err = b.nowhere()
+	}
+	return fmt.Errorf("libp2p: reach %s: %w", to.Short(), err)
+}
+
+// mayDial reports whether there is an address of the peer, or somebody to ask for one.
+func (b *Backend) mayDial(id peer.ID) bool {
+	connected := func(r *relay) bool { ok, _ := r.status(); return ok }
+	return slices.ContainsFunc(b.relays, connected) || b.dht != nil && b.dht.dht.RoutingTable().Size() > 0 || len(b.host.Peerstore().Addrs(id)) > 0
+}
+
+// nowhere says why there is no address of a peer.
+func (b *Backend) nowhere() error {
+	if len(b.relays) == 0 {
+		return errors.New("it was not found on the local network, and no bootstrap is configured")
+	}
+	return errors.New("no address of it is known, and no bootstrap is connected")
 }
 
 func (b *Backend) deliver(ctx context.Context, id peer.ID, envelope []byte) error {
@@ -222,10 +247,7 @@ func (b *Backend) explain(err error) error {
 		return err
 	}
 	if errors.Is(err, swarm.ErrNoAddresses) || errors.Is(err, swarm.ErrNoGoodAddresses) {
-		if len(b.relays) == 0 {
-			return errors.New("it was not found on the local network, and no bootstrap is configured")
-		}
-		return errors.New("no address of it is known, and no bootstrap is connected")
+		return b.nowhere()
 	}
 	var reasons []string
 	for _, t := range d.DialErrors {

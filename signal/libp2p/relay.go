@@ -217,7 +217,7 @@ func (r *relay) up() {
 	r.connected, r.trouble = true, ""
 	r.mu.Unlock()
 	r.b.log.Info("bootstrap connected", "bootstrap", r.name)
-	for _, k := range r.b.gater.all() {
+	for k := range r.b.gater.all() {
 		r.b.env.Sink.PeerAvailable(k)
 	}
 	wake(r.b.hello)

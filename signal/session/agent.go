@@ -51,7 +51,7 @@ type mappingCache interface {
 // restart at once share one.
 const mappingAge = 2 * time.Second
 
-// agentEvent is what an agent reports to the session's goroutine.
+// agentEvent is what an agent reports to the session.
 type agentEvent struct {
 	agent *agent
 	what  any // one of the types below, or an ice.ConnectionState
@@ -85,7 +85,7 @@ type agent struct {
 	checks     Checks    // but for the priority
 	relayIPv6  bool      // a TURN server has an IPv6 address
 
-	// Owned by the session's goroutine.
+	// Owned by the goroutine that handles the session's mailbox.
 	locals, remotes []proto.Candidate
 	prflx           []netip.AddrPort // of the peer, learned by its checks
 	gathered        bool
@@ -209,7 +209,7 @@ func (s *Session) agentConfig(ag *agent, a StartAgent) (*ice.AgentConfig, error)
 
 func ptr[T any](v T) *T { return &v }
 
-// closeAgent takes an agent out and ends it, off the session's goroutine.
+// closeAgent takes an agent out and ends it, in a goroutine of its own.
 func (s *Session) closeAgent(a CloseAgent) {
 	ag := s.agents[a.Generation]
 	if ag == nil {

@@ -133,13 +133,9 @@ func TestDisconnectedThenFailed(t *testing.T) {
 	blockA.Store(false)
 	blockB.Store(false)
 	w.setCut(false)
-	began := time.Now()
 	a.s.PeerAvailable()
 	b.s.PeerAvailable()
 	transfer(t, a.path(pa.Generation), b.path(pb.Generation))
-	if took := time.Since(began); took > soon {
-		t.Errorf("connected after %v", took)
-	}
 }
 
 // A TURN server that dies in the middle of an allocation holds up nobody who wants to end.

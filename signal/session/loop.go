@@ -8,32 +8,36 @@ import (
 	"github.com/wice-go/wice-go/proto"
 )
 
-// run is the session's goroutine.
-func (s *Session) run() {
-	defer close(s.done)
-	defer s.shutdown()
-	timer := time.NewTimer(0)
-	defer timer.Stop()
-	for {
-		select {
-		case <-s.ctx.Done():
+// handleAll is the goroutine that handles the mailbox; there is one at a time, and none while there is nothing to do.
+func (s *Session) handleAll() {
+	for s.ctx.Err() == nil {
+		evs, ok := s.take()
+		if !ok {
 			return
-		case <-s.wake:
-		case <-timer.C:
-			s.step(Tick{})
 		}
-		for _, ev := range s.take() {
+		for _, ev := range evs {
 			if s.ctx.Err() != nil {
-				return
+				break
 			}
 			s.handle(ev)
 		}
 		s.update()
-		if next := s.machine.Next(); next.IsZero() {
-			timer.Stop()
-		} else {
-			timer.Reset(time.Until(next))
-		}
+		s.setTimer()
+	}
+	s.shutdown()
+}
+
+// setTimer has the machine woken when it wants to be.
+func (s *Session) setTimer() {
+	next := s.machine.Next()
+	switch {
+	case next.IsZero() && s.timer == nil:
+	case next.IsZero():
+		s.timer.Stop()
+	case s.timer == nil:
+		s.timer = time.AfterFunc(time.Until(next), func() { s.post(Tick{}) })
+	default:
+		s.timer.Reset(time.Until(next))
 	}
 }
 
@@ -137,12 +141,16 @@ func (s *Session) sendQueued() {
 	}
 }
 
-// shutdown ends all agents, each in a goroutine of its own. After it nothing is added to s.work any more.
+// shutdown ends all agents, each in a goroutine of its own. After it nothing is handled, and nothing added to s.work.
 func (s *Session) shutdown() {
+	if s.timer != nil {
+		s.timer.Stop()
+	}
 	for _, ag := range s.agents {
 		s.work.Go(ag.close)
 	}
 	s.mu.Lock()
 	s.sending, s.rttOf = true, nil // no new goroutine
 	s.mu.Unlock()
+	close(s.done)
 }

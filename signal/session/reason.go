@@ -10,7 +10,12 @@ import (
 	"github.com/wice-go/wice-go/proto"
 )
 
-const reasonIdle = "idle: nothing to send yet"
+const (
+	reasonIdle    = "idle: nothing to send yet"
+	reasonNoOffer = "no offer from the peer yet"
+)
+
+func unsent(err error) string { return "; ours can't be sent: " + cause(err) }
 
 // NATHinter is what a mux implements too if it knows whether the NAT in front of it is symmetric: whether it maps the same socket to
 // another port for each destination (RFC 4787, section 4.1: other than endpoint-independent mapping).
@@ -36,9 +41,9 @@ func (s *Session) reason(state State, sendErr error) string {
 	}
 	switch ag := s.agents[n.generation]; {
 	case n.remote == nil && sendErr != nil:
-		return prefix + "no offer from the peer yet; ours can't be sent: " + cause(sendErr)
+		return prefix + reasonNoOffer + unsent(sendErr)
 	case n.remote == nil:
-		return prefix + "no offer from the peer yet"
+		return prefix + reasonNoOffer
 	case !n.bound && sendErr != nil:
 		return prefix + "the peer does not answer our offer yet, which can't be sent: " + cause(sendErr)
 	case !n.bound:

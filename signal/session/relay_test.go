@@ -68,12 +68,8 @@ func TestRelay(t *testing.T) {
 				o.ICEServers = func() []proto.ICEServer { return c.servers }
 			}
 			a, b := newSide(t, w, ka, kb, only), newSide(t, w, kb, ka, only)
-			began := time.Now()
 			a.s.Start()
 			pa, pb := a.path(0), b.path(0)
-			if took := time.Since(began); took > 3*time.Second {
-				t.Errorf("connected after %v", took)
-			}
 			transfer(t, pa, pb)
 			transfer(t, pb, pa)
 			if !pa.Relayed || pa.Direct || pa.RelayProtocol != c.want || pa.Local.Type != proto.Relay || pa.Base.Port() == 0 {
@@ -90,7 +86,7 @@ func TestRelay(t *testing.T) {
 			a.close()
 			b.close()
 			for began := time.Now(); srv.AllocationCount() > 0; runtime.Gosched() {
-				if time.Since(began) > 5*time.Second {
+				if time.Since(began) > patience {
 					t.Fatalf("%d allocations were not given back", srv.AllocationCount())
 				}
 			}

@@ -203,7 +203,7 @@ func TestRelayIsNotEnded(t *testing.T) {
 				if _, err := relay.WriteTo([]byte(out), peer.LocalAddr()); err != nil {
 					t.Fatal(err)
 				}
-				peer.SetReadDeadline(time.Now().Add(5 * time.Second))
+				peer.SetReadDeadline(time.Now().Add(patience))
 				k, from, err := peer.ReadFrom(b)
 				if err != nil || string(b[:k]) != out {
 					t.Fatalf("got %q, %v; want %q", b[:k], err, out)
@@ -213,7 +213,7 @@ func TestRelayIsNotEnded(t *testing.T) {
 						t.Fatal(err)
 					}
 				}
-				relay.SetReadDeadline(time.Now().Add(5 * time.Second))
+				relay.SetReadDeadline(time.Now().Add(patience))
 				for got := ""; got != "end"; got = string(b[:k]) {
 					if k, from, err = relay.ReadFrom(b); err != nil || from.String() != peer.LocalAddr().String() {
 						t.Fatalf("got %v from %v after %q", err, from, got)
@@ -243,13 +243,13 @@ func TestRelayIsNotEnded(t *testing.T) {
 				if _, err := relay.WriteTo([]byte("once more"), peer.LocalAddr()); err != nil {
 					t.Fatal(err)
 				}
-				peer.SetReadDeadline(time.Now().Add(5 * time.Second))
+				peer.SetReadDeadline(time.Now().Add(patience))
 				_, from, err := peer.ReadFrom(b)
 				if err != nil {
 					t.Fatal(err)
 				}
 				peer.WriteTo([]byte("once more"), from)
-				relay.SetReadDeadline(time.Now().Add(5 * time.Second))
+				relay.SetReadDeadline(time.Now().Add(patience))
 				for got := ""; got != "once more"; {
 					k, _, err := relay.ReadFrom(b)
 					if err != nil {
@@ -304,7 +304,7 @@ func TestRelayDialerHandshakeFails(t *testing.T) {
 				return
 			}
 			defer c.Close()
-			c.SetDeadline(time.Now().Add(5 * time.Second))
+			c.SetDeadline(time.Now().Add(patience))
 			io.ReadFull(c, make([]byte, 1))
 			io.WriteString(c, answer)
 			if answer != "" {
@@ -350,14 +350,14 @@ func TestRelayDialerIsCalledOff(t *testing.T) {
 		defer c.Close()
 		io.ReadFull(c, make([]byte, 1)) // the handshake is under way
 		cancel()
-		c.SetDeadline(time.Now().Add(5 * time.Second))
+		c.SetDeadline(time.Now().Add(patience))
 		io.Copy(io.Discard, c)
 	}()
 	began := time.Now()
 	if _, err := (relayDialer{n}).Dial("tcp4", address(n.servers[0])); err == nil {
 		t.Error("no error")
 	}
-	if took := time.Since(began); took > 2*time.Second {
+	if took := time.Since(began); took >= dialTimeout {
 		t.Errorf("took %v", took)
 	}
 	if _, err := (relayDialer{n}).Dial("tcp4", address(n.servers[0])); err == nil {
@@ -382,7 +382,7 @@ func (c *wholeConn) awaitClose(t *testing.T) {
 	t.Helper()
 	select {
 	case <-c.closed:
-	case <-time.After(10 * time.Second):
+	case <-time.After(patience):
 		t.Fatal("the stream stays open")
 	}
 }
@@ -460,7 +460,7 @@ func TestRelayStreamSilentServer(t *testing.T) {
 	began := time.Now()
 	a.close()
 	b.close()
-	if took := time.Since(began); took > 5*time.Second {
+	if took := time.Since(began); took > 15*time.Second {
 		t.Errorf("closing took %v", took)
 	}
 }

@@ -286,7 +286,7 @@ func TestRenewalOfChannel(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer peer.Close()
-			peer.SetReadDeadline(time.Now().Add(10 * time.Second))
+			peer.SetReadDeadline(time.Now().Add(patience))
 			tick := time.NewTicker(20 * time.Millisecond)
 			defer tick.Stop()
 			for i := 0; ; i++ {

@@ -1,7 +1,7 @@
 // Package session negotiates the path to one peer.
 //
 // It has two halves. [Machine] is the protocol without input and output: session ids, versions, restarts, what to send again and
-// when. [Session] drives it: one goroutine with a mailbox, around one ICE agent for each generation. Messages, with
+// when. [Session] drives it: a mailbox, around one ICE agent for each generation. Messages, with
 // A's session id a and B's session id b:
 //
 //	A                                   B
@@ -49,6 +49,10 @@ type Options struct {
 	// Send gives an offer to the signaling; required. It is called from a goroutine of its own, one call at a time.
 	Send func(ctx context.Context, o *proto.Offer) error
 
+	// Reach says why no offer can be sent at present; nil: it may be possible. It must be cheap and safe for concurrent use. Once what it
+	// returned becomes nil, [Session.PeerAvailable] has to be called. Nil: always.
+	Reach func() error
+
 	// ICEServers is asked at the start of each gathering. It must be cheap and safe for concurrent use. Nil: none.
 	ICEServers func() []proto.ICEServer
 
@@ -69,8 +73,7 @@ type Options struct {
 	// IncludeLoopback permits loopback candidates, for tests and several interfaces of one machine.
 	IncludeLoopback bool
 
-	// OnPath is told what carries the data from now on; nil: nothing does. It is called from the session's goroutine, in order,
-	// and must not block.
+	// OnPath is told what carries the data from now on; nil: nothing does. It is called in order, and must not block.
 	OnPath func(*Path)
 
 	// OnChange says that [Session.Status] changed. It must not block.
@@ -89,39 +92,44 @@ type timeouts struct{ keepalive, disconnected, failed time.Duration }
 
 // Session is the negotiation with one peer. All methods are safe for concurrent use; none but Close blocks.
 type Session struct {
-	// Constant after New, but for Lazy: see SetLazy.
-	opts Options
-
-	// Constant once the goroutine runs, which they are made for.
-	log  *slog.Logger // there is one before
-	ctx  context.Context
-	stop context.CancelFunc
-	done chan struct{} // closed when the goroutine ended
-	wake chan struct{} // capacity 1
-
+	opts     Options                             // constant after New, but for Lazy: see SetLazy
+	log      *slog.Logger                        // constant once the session has begun
 	networks atomic.Pointer[[]proto.NetworkType] // see SetNetworkTypes; what it points to is immutable
 
-	// Owned by the session's goroutine.
-	machine *Machine
-	agents  map[uint64]*agent
-	active  *agent
-	path    *Path
-	servers []proto.ICEServer // of the last gathering
-
-	lastFailure string // why the last negotiation came to nothing
-
-	work sync.WaitGroup // goroutines beside the session's own; added to only before done is closed
-
-	mu      sync.Mutex // guards the following
-	running bool       // there is a goroutine, or there will be none
-	inbox   []any      // Events, agentEvents
-	offers  int        // how many of the inbox are offers
-	outbox  []*proto.Offer
-	sending bool
-	sendErr error
+	mu      sync.Mutex // guards the following, and some of what *begun points to
+	closed  bool
+	waiting bool // to begin, until the peer can be reached
 	status  Status
-	rttOf   *agent
-	rtt     roundTrip
+	*begun  // constant once there is one
+}
+
+// begun is what a session has that was begun at some time.
+type begun struct {
+	// Immutable.
+	ctx     context.Context
+	stop    context.CancelFunc
+	done    chan struct{} // closed when nothing is handled any more
+	machine *Machine
+
+	// Owned by the goroutine that handles the mailbox, with what the machine points to.
+	timer       *time.Timer // for the machine; nil: it never wanted one
+	agents      map[uint64]*agent
+	active      *agent
+	path        *Path
+	servers     []proto.ICEServer // of the last gathering
+	lastFailure string            // why the last negotiation came to nothing
+
+	work sync.WaitGroup // all goroutines; added to only before done is closed
+
+	// Guarded by the session's mu.
+	handling bool  // there is a goroutine that handles the mailbox, or there will be none any more
+	inbox    []any // Events, agentEvents
+	offers   int   // how many of the inbox are offers
+	outbox   []*proto.Offer
+	sending  bool
+	sendErr  error
+	rttOf    *agent
+	rtt      roundTrip
 }
 
 var (
@@ -129,8 +137,9 @@ var (
 	allNetworkTypes   = []proto.NetworkType{proto.UDP4, proto.UDP6, proto.TCP4, proto.TCP6}
 )
 
-// New makes an idle session: it begins with [Session.Start] or with an offer of the peer. Until then it has no goroutine, nor what one needs,
-// as there may be thousands of peers that are never spoken to.
+// New makes an idle session: it begins with [Session.Start], as soon as the peer can be reached, or with an offer of the peer. Until then it has
+// next to nothing, as there may be thousands of peers that are never spoken to, or not there; and it has goroutines only while something
+// happens, as there may be as many that do not answer.
 func New(o Options) (*Session, error) {
 	switch {
 	case o.Mux == nil:
@@ -145,6 +154,9 @@ func New(o Options) (*Session, error) {
 	}
 	if o.Rand == nil {
 		o.Rand = rand.Reader
+	}
+	if o.Reach == nil {
+		o.Reach = func() error { return nil }
 	}
 	if o.ICEServers == nil {
 		o.ICEServers = func() []proto.ICEServer { return nil }
@@ -164,7 +176,30 @@ func New(o Options) (*Session, error) {
 }
 
 // Start begins the negotiation, if the session is idle.
-func (s *Session) Start() { s.post(Start{}) }
+func (s *Session) Start() {
+	if s.opts.Reach() != nil && s.wait() && s.opts.Reach() != nil { // once more, as it may have changed before there was somebody to be told
+		return
+	}
+	s.post(Start{})
+}
+
+// wait leaves the beginning to PeerAvailable, unless the session has begun.
+func (s *Session) wait() bool {
+	s.mu.Lock()
+	if s.begun != nil || s.closed {
+		s.mu.Unlock()
+		return false
+	}
+	changed := !s.waiting
+	if changed {
+		s.waiting, s.status.State, s.status.Since = true, Connecting, time.Now()
+	}
+	s.mu.Unlock()
+	if changed && s.opts.OnChange != nil {
+		s.opts.OnChange()
+	}
+	return true
+}
 
 // Sleep ends the session and tells the peer, because nothing uses it. It begins anew with Start or an offer.
 func (s *Session) Sleep() { s.post(Sleep{}) }
@@ -173,7 +208,16 @@ func (s *Session) Sleep() { s.post(Sleep{}) }
 func (s *Session) HandleOffer(o *proto.Offer) { s.post(OfferReceived{o}) }
 
 // PeerAvailable says that a backend can reach the peer now.
-func (s *Session) PeerAvailable() { s.post(PeerAvailable{}) }
+func (s *Session) PeerAvailable() {
+	s.mu.Lock()
+	waiting := s.waiting
+	s.mu.Unlock()
+	if waiting {
+		s.post(Start{})
+		return
+	}
+	s.post(PeerAvailable{})
+}
 
 // NetworkChanged says that local addresses or the port of the mux changed.
 func (s *Session) NetworkChanged() { s.post(NetworkChanged{}) }
@@ -218,14 +262,16 @@ func (s *Session) Restart(reason string) {
 // middle takes some seconds longer, until pion gives up its last request; there is nothing left to be done about it.
 func (s *Session) Close() error {
 	s.mu.Lock()
-	s.running = true
-	done, stop := s.done, s.stop
+	if s.begun != nil && !s.closed {
+		s.stop()
+		s.handleLocked()
+	}
+	s.closed = true
 	s.mu.Unlock()
-	if done == nil {
+	if s.begun == nil {
 		return nil
 	}
-	stop()
-	<-done
+	<-s.done
 	idle := make(chan struct{})
 	go func() { s.work.Wait(); close(idle) }()
 	timer := time.NewTimer(closeTimeout)
@@ -243,8 +289,8 @@ func (s *Session) Close() error {
 // those of their kind: it is the order of the last ones that counts.
 func (s *Session) post(ev any) {
 	s.mu.Lock()
-	if !s.running && !s.beginLocked(ev) {
-		s.mu.Unlock()
+	defer s.mu.Unlock()
+	if s.closed || s.begun == nil && !s.beginLocked(ev) {
 		return
 	}
 	switch ev.(type) {
@@ -261,39 +307,43 @@ func (s *Session) post(ev any) {
 	default:
 		s.inbox = append(slices.DeleteFunc(s.inbox, func(q any) bool { return q == ev }), ev)
 	}
-	s.mu.Unlock()
-	select {
-	case s.wake <- struct{}{}:
-	default:
-	}
+	s.handleLocked()
 }
 
-// beginLocked starts the session's goroutine for an event that begins a negotiation. It reports false for the others, which mean nothing to
-// a session that is idle but for its laziness.
+// beginLocked prepares for an event that begins a negotiation. It reports false for the others, which mean nothing to a session that is idle
+// but for its laziness.
 func (s *Session) beginLocked(ev any) bool {
 	switch ev := ev.(type) {
 	case Start, OfferReceived:
-		s.running = true
+		s.waiting = false
+		s.begun = &begun{machine: NewMachine(s.opts.Rand, s.opts.Lazy), agents: make(map[uint64]*agent), done: make(chan struct{})}
 		s.ctx, s.stop = context.WithCancel(context.Background()) // ends in Close
-		s.done, s.wake = make(chan struct{}), make(chan struct{}, 1)
-		s.machine, s.agents = NewMachine(s.opts.Rand, s.opts.Lazy), make(map[uint64]*agent)
 		if s.opts.Name != "" {
 			s.log = s.log.With("name", s.opts.Name)
 		}
 		s.log = s.log.With("peer", s.opts.Remote.Short())
-		s.work.Go(s.run) // keeps the count above zero until Close
 		return true
 	case LazySet:
 		s.opts.Lazy = ev.Lazy
+	case Sleep:
+		s.waiting, s.status.State, s.status.Since = false, Idle, time.Now()
 	}
 	return false
 }
 
-// take empties the mailbox.
-func (s *Session) take() []any {
+// handleLocked has the mailbox handled.
+func (s *Session) handleLocked() {
+	if !s.handling {
+		s.handling = true
+		s.work.Go(s.handleAll)
+	}
+}
+
+// take empties the mailbox. It reports false if there was nothing in it: then the caller has to end, and another one handles what comes next.
+func (s *Session) take() (evs []any, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	evs := s.inbox
-	s.inbox, s.offers = nil, 0
-	return evs
+	evs, s.inbox, s.offers = s.inbox, nil, 0
+	s.handling = len(evs) > 0 || s.closed
+	return evs, s.handling
 }

@@ -2,6 +2,7 @@ package session
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"math/rand/v2"
 	"net"
@@ -9,6 +10,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -159,16 +161,21 @@ func (d *side) close() {
 	if err := d.s.Close(); err != nil {
 		d.t.Error(err)
 	}
-	if took := time.Since(start); took > closeTimeout+500*time.Millisecond {
+	if took := time.Since(start); took > closeTimeout+3*time.Second { // less than a server is waited for
 		d.t.Errorf("close took %v", took)
 	}
-	d.s.work.Wait() // what Close does not wait for has to end too
+	if d.s.begun != nil {
+		d.s.work.Wait() // what Close does not wait for has to end too
+	}
 }
+
+// patience is for what takes a fraction of a second on an idle machine.
+const patience = 30 * time.Second
 
 // path waits for a path of a generation newer than the given one.
 func (d *side) path(after uint64) *Path {
 	d.t.Helper()
-	timeout := time.After(20 * time.Second)
+	timeout := time.After(patience)
 	for {
 		select {
 		case p := <-d.paths:
@@ -187,7 +194,7 @@ func (d *side) path(after uint64) *Path {
 // until waits for a status.
 func (d *side) until(ok func(Status) bool) {
 	d.t.Helper()
-	timeout := time.After(20 * time.Second)
+	timeout := time.After(patience)
 	for !ok(d.s.Status()) {
 		select {
 		case <-d.news:
@@ -279,12 +286,8 @@ func TestProcessRestart(t *testing.T) {
 	b.paths = make(chan *Path, 64)
 	b.opts.Mux = newMux(t)
 	b.open()
-	began := time.Now()
 	b.s.Start()
 	pa2, pb := a.path(pa.Generation), b.path(0)
-	if took := time.Since(began); took > 3*time.Second {
-		t.Errorf("reconnected after %v", took)
-	}
 	transfer(t, pa2, pb)
 }
 
@@ -328,7 +331,7 @@ func TestCloseWhileGathering(t *testing.T) {
 	began := time.Now()
 	a.s.Start()
 	pa, pb := a.path(0), b.path(0)
-	if took := time.Since(began); took > 2*time.Second {
+	if took := time.Since(began); took > 4*time.Second { // a server is given up after 5 s
 		t.Errorf("dead servers hold up the host pair: %v", took)
 	}
 	transfer(t, pa, pb)
@@ -379,17 +382,69 @@ func TestRemoteCandidatesThatAreRefused(t *testing.T) {
 }
 
 func TestMailboxIsBounded(t *testing.T) {
-	s := &Session{running: true, wake: make(chan struct{}, 1)}
+	s := &Session{begun: &begun{handling: true}}
 	for v := range uint32(10 * maxQueuedOffers) {
 		s.HandleOffer(&proto.Offer{Version: v})
 		s.PeerAvailable()
 		s.NetworkChanged()
 	}
-	evs := s.take()
+	evs, _ := s.take()
 	if len(evs) != maxQueuedOffers+2 {
 		t.Errorf("got %d events", len(evs))
 	}
 	if last := evs[maxQueuedOffers-1].(OfferReceived); last.Offer.Version != 10*maxQueuedOffers-1 {
 		t.Errorf("the newest offer was lost")
+	}
+}
+
+// TestStartWaitsForThePeer starts a session whose peer can't be reached: there is only its status until it can.
+func TestStartWaitsForThePeer(t *testing.T) {
+	w := newWire(0)
+	a, b := key.NewPrivate().Public(), key.NewPrivate().Public()
+	var absent atomic.Pointer[error]
+	err := errors.New("it is not there")
+	absent.Store(&err)
+	first := newSide(t, w, a, b, func(o *Options) {
+		o.Reach = func() error {
+			if err := absent.Load(); err != nil {
+				return *err
+			}
+			return nil
+		}
+	})
+	second := newSide(t, w, b, a, nil)
+
+	first.s.Start()
+	first.s.NetworkChanged()
+	first.s.Restart("the user wants it")
+	if st := first.s.Status(); st.State != Connecting || !strings.Contains(st.Reason, "it is not there") || first.s.begun != nil {
+		t.Errorf("got %+v, begun: %t", st, first.s.begun != nil)
+	}
+	first.s.Sleep()
+	if st := first.s.Status(); st.State != Idle || st.Reason != reasonIdle {
+		t.Errorf("got %+v", st)
+	}
+	first.s.PeerAvailable() // nothing waits for it
+	if st := first.s.Status(); st.State != Idle {
+		t.Errorf("got %+v", st)
+	}
+	first.s.Start()
+	absent.Store(nil)
+	first.s.PeerAvailable()
+	first.path(0)
+	second.path(0)
+
+	absent.Store(&err)
+	first.close()
+	first.open()
+	first.s.Start()
+	if err := first.s.Close(); err != nil {
+		t.Error(err)
+	}
+	absent.Store(nil)
+	first.s.PeerAvailable()
+	first.s.Start()
+	if first.s.begun != nil {
+		t.Error("a closed session begins")
 	}
 }

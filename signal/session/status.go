@@ -57,6 +57,17 @@ type roundTrip struct {
 // Status returns the session's state.
 func (s *Session) Status() Status {
 	s.mu.Lock()
+	if s.begun == nil {
+		st := s.status
+		s.mu.Unlock()
+		if st.State == Connecting {
+			st.Reason = reasonNoOffer
+			if err := s.opts.Reach(); err != nil {
+				st.Reason += unsent(err)
+			}
+		}
+		return st
+	}
 	ag := s.rttOf
 	var fresh chan struct{}
 	if ag != nil && !s.rtt.pending && time.Since(s.rtt.at) > roundTripAge {

@@ -77,7 +77,7 @@ func TestTURNConnFilters(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	inner.SetReadDeadline(time.Now().Add(5 * time.Second))
+	inner.SetReadDeadline(time.Now().Add(patience))
 	b := make([]byte, 100)
 	n, _, err := c.ReadFrom(b)
 	if err != nil {

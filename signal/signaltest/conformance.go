@@ -289,6 +289,11 @@ func testPeerAvailable(t *testing.T, w *world) {
 	if err := a.Wait(w.ctx, reported(b.public, 1)); err != nil {
 		t.Errorf("the first side was not told of the second: %v", err)
 	}
+	if r, ok := a.Backend.(signal.Reacher); ok {
+		if err := r.Reach(b.public); err != nil {
+			t.Errorf("a peer that was reported: %v", err)
+		}
+	}
 	w.deliver(t, a, b, envelope(b.public, 100, 1))
 	for _, n := range []*node{a, b} {
 		for _, k := range n.Available() {

@@ -23,6 +23,7 @@ func (n *node) startPlain() {
 		n.w.t.Fatal(err)
 	}
 	cmd := n.host.Command(context.Background(), binary, "-f", iface)
+	cmd.Env = append(cmd.Environ(), "LOG_LEVEL=verbose")
 	out := new(program.Buffer)
 	cmd.Stdout, cmd.Stderr = out, out
 	if err := cmd.Start(); err != nil {
@@ -32,8 +33,9 @@ func (n *node) startPlain() {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 	})
+	// Not to be asked of wg: it removes a socket that refuses a connection, and so does one between bind and listen.
 	n.w.until(patience, "wireguard-go serves", func() (bool, string) {
-		return n.run("wg", "show", iface).code == 0, out.String()
+		return strings.Contains(out.String(), "UAPI listener started"), out.String()
 	})
 }
 

@@ -55,6 +55,9 @@ func TestRendezvousRestart(t *testing.T) {
 			return s.Signaling[0].Connected == want, fmt.Sprintf("%+v", s.Signaling)
 		})
 	}
+	// A ping may get through before the end that answers has selected its path, for which it may need another offer.
+	na.connected(nb)
+	nb.connected(na)
 	stream := na.pingStream(nb.addr)
 	r.kill()
 	signaling(na, false)

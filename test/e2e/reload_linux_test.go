@@ -1,15 +1,14 @@
 package e2e
 
 import (
-	"context"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/wice-go/wice-go/proto/key"
 	"github.com/wice-go/wice-go/test/natlab"
-	"github.com/wice-go/wice-go/test/program"
 )
 
 // A reload under load loses no packet of the peer that stays as it is, whatever becomes of another one.
@@ -61,8 +60,8 @@ func TestReloadLosesNothing(t *testing.T) {
 	}
 	report := iperf3While(na, nb, steps, "-t", "6", "-u", "-b", "4M", "-l", "1000")
 	t.Logf("%d packets, %d lost", report.UDP.Packets, report.UDP.LostPackets)
-	if report.UDP.Packets == 0 || report.UDP.LostPackets != 0 {
-		t.Errorf("got %d packets with %d lost, want none lost", report.UDP.Packets, report.UDP.LostPackets)
+	if report.UDP.Packets == 0 || report.UDP.LostPackets > nb.unread() {
+		t.Errorf("got %d packets with %d lost, want none but the %d that iperf3 has not read", report.UDP.Packets, report.UDP.LostPackets, nb.unread())
 	}
 	if after := na.connected(nb); after.Restarts != before.Restarts || after.Path.Remote != before.Path.Remote {
 		t.Errorf("the reloads changed the session of the peer that stays: before %v, after %v", before, after)
@@ -113,6 +112,19 @@ func TestReloadFullTunnel(t *testing.T) {
 		now := signaling()
 		return slices.Equal(now, connection), fmt.Sprintf("%q, before %q", now, connection)
 	})
+	mark := strings.TrimSpace(na.ok("wg", "show", iface, "fwmark").stdout)
+	na.ok("sh", "-c", wiceGo()+" strip "+na.file+" | wg syncconf "+iface+" /dev/stdin") // which sets no mark
+	if r := na.run("wg", "show", iface, "fwmark"); strings.TrimSpace(r.stdout) != "off" {
+		t.Errorf("the mark after wg syncconf: %v", r)
+	}
+	if want := "wg set " + iface + " fwmark " + mark; !strings.Contains(na.ok("cat", "/run/log/"+iface+".log").stdout, want) {
+		t.Errorf("nothing in the log warns of the mark: want %q", want)
+	}
+	na.must("reload", iface)
+	if r := na.run("wg", "show", iface, "fwmark"); strings.TrimSpace(r.stdout) != mark {
+		t.Errorf("got %v, want the mark %s of the rules again", r, mark)
+	}
+	na.firstPing(nb.addr)
 	na.lines = append(na.lines, "FwMark = 0x77")
 	na.writeConfig()
 	if r := na.must("reload", iface); !strings.Contains(r.stderr, "FwMark takes effect only after") {
@@ -157,43 +169,15 @@ func TestSaveAndStrip(t *testing.T) {
 	}
 }
 
-// iperf3While measures as iperf3 does, and runs f meanwhile. Both have to come to their end.
-func iperf3While(from, to *node, f func(), args ...string) program.Iperf3 {
-	from.w.t.Helper()
-	ctx, cancel := context.WithTimeout(from.w.t.Context(), 2*patience)
-	defer cancel()
-	server := to.host.Command(ctx, "iperf3", "-s", "-1", "-B", to.addr.String(), "--forceflush")
-	listening := new(program.Buffer)
-	server.Stdout, server.Stderr = listening, listening
-	if err := server.Start(); err != nil {
-		from.w.t.Fatal(err)
+// unread is the number of datagrams over IPv4 that the programs of the host were too slow to read: their sockets had no room for more.
+func (n *node) unread() int64 {
+	n.w.t.Helper()
+	r := n.ok("grep", "^Udp:", "/proc/net/snmp")
+	lines := strings.Split(r.stdout, "\n")
+	names, values := strings.Fields(lines[0]), strings.Fields(lines[1])
+	unread, err := strconv.ParseInt(values[slices.Index(names, "RcvbufErrors")], 10, 64)
+	if err != nil {
+		n.w.t.Fatalf("%v: %v", r, err)
 	}
-	defer func() {
-		cancel()
-		_ = server.Wait()
-	}()
-	from.w.until(patience, "iperf3 listens", func() (bool, string) {
-		return strings.Contains(listening.String(), "Server listening"), listening.String()
-	})
-	out := new(program.Buffer)
-	client := from.host.Command(ctx, "iperf3", append([]string{"-c", to.addr.String(), "-J"}, args...)...)
-	client.Stdout, client.Stderr = out, out
-	if err := client.Start(); err != nil {
-		from.w.t.Fatal(err)
-	}
-	ended := make(chan error, 1)
-	go func() { ended <- client.Wait() }()
-	from.w.until(patience, "iperf3 is under way", func() (bool, string) {
-		return strings.Contains(listening.String(), "Accepted connection"), listening.String()
-	})
-	f()
-	if len(ended) > 0 {
-		from.w.t.Log("this machine is slow: iperf3 ended before what it was to accompany")
-	}
-	err := <-ended
-	report, parseErr := program.ParseIperf3([]byte(out.String()))
-	if err != nil || parseErr != nil {
-		from.w.t.Fatalf("iperf3: %v, %v\n%s\nserver: %s", err, parseErr, out, listening)
-	}
-	return report
+	return unread
 }

@@ -269,7 +269,7 @@ func TestRightsOfCommands(t *testing.T) {
 	lent.down()
 	file := nobodyFile(lent, lent.config(), 0o600, 65534)
 	lent.must("up", file)
-	lent.hasRights(only(kernelTunRights | caps(unix.CAP_DAC_OVERRIDE)))
+	lent.hasRights(only(kernelTunRights | caps(unix.CAP_DAC_OVERRIDE, unix.CAP_CHOWN)))
 	lent.peers = []peer{{name: "new", key: key.NewPrivate().Public(), allowed: []string{"10.96.0.0/24"}}}
 	nobodyFile(lent, lent.config(), 0o600, 65534)
 	if r := lent.must("reload", iface); !strings.Contains(r.stdout, "peer new added") {
@@ -279,6 +279,9 @@ func TestRightsOfCommands(t *testing.T) {
 	lent.must("save", iface)
 	if r := lent.ok("cat", file); !strings.Contains(r.stdout, "PersistentKeepalive = 7") {
 		t.Errorf("save: %v", r)
+	}
+	if r := lent.ok("stat", "-c", "%u:%g %a", file); r.stdout != "65534:65534 600\n" {
+		t.Errorf("the owner of what was saved: %v", r)
 	}
 	lent.down()
 	nobodyFile(lent, lent.config(), 0o600, 65534)

@@ -164,14 +164,14 @@ func askEcho(n *node, network, at string) {
 	ask := func() error {
 		var c net.Conn
 		err := n.host.Do(func() (err error) {
-			c, err = (&net.Dialer{Timeout: 5 * time.Second}).DialContext(context.Background(), network, at)
+			c, err = (&net.Dialer{Timeout: patience}).DialContext(context.Background(), network, at)
 			return err
 		})
 		if err != nil {
 			return err
 		}
 		defer c.Close()
-		_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+		_ = c.SetDeadline(time.Now().Add(patience))
 		if network == "udp" {
 			_ = c.SetDeadline(time.Now().Add(500 * ms))
 			if _, err := io.WriteString(c, "hello"); err != nil {

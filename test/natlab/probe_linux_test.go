@@ -14,7 +14,7 @@ import (
 // long for one that must not where no later packet can prove it. Everything
 // between is one machine's kernel.
 const (
-	arrives = 3 * time.Second
+	arrives = 10 * time.Second
 	lost    = 100 * time.Millisecond
 )
 

@@ -87,9 +87,12 @@ func newPair(t *testing.T, dns ...netip.Addr) (a, b *node) {
 	return a, b
 }
 
+// patience is for what takes a fraction of a second on an idle machine.
+const patience = 30 * time.Second
+
 func testContext(t *testing.T) context.Context {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	t.Cleanup(cancel)
 	return ctx
 }
