@@ -199,6 +199,12 @@ func (b *Backend) SetPeers(peers []key.Public) {
 			b.found(s.info)
 		}
 	}
+	for _, id := range added {
+		if k, ok := b.gater.key(id); ok && b.mayDial(id) && b.enter() { // whoever asked Reach before is waiting
+			b.env.Sink.PeerAvailable(k)
+			b.wg.Done()
+		}
+	}
 	if len(added) > 0 {
 		wake(b.hello)
 	}

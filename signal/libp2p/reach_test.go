@@ -1,0 +1,74 @@
+package libp2p
+
+import (
+	"context"
+	"net/netip"
+	"net/url"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/wice-go/wice-go/proto/key"
+	"github.com/wice-go/wice-go/signal"
+	"github.com/wice-go/wice-go/signal/rendezvous"
+	"github.com/wice-go/wice-go/signal/signaltest"
+)
+
+// reaching makes a backend for the tests of Reach.
+func reaching(t *testing.T, q url.Values) (*Backend, *signaltest.Recorder) {
+	t.Helper()
+	sink := signaltest.NewRecorder()
+	q.Set("mdns", "false")
+	q.Set("listen", "/ip4/127.0.0.1/tcp/0")
+	c, err := ParseConfig([]url.Values{q})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := NewBackend(t.Context(), signal.Env{
+		Identity: key.NewPrivate(), Sink: sink, ExcludeAddr: func(a netip.Addr) bool { return !a.IsLoopback() },
+	}, c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { b.Close() })
+	return b, sink
+}
+
+// startServer runs a rendezvous that has room for so many reservations.
+func startServer(t *testing.T, reservations int) *rendezvous.Server {
+	t.Helper()
+	s, err := rendezvous.Start(t.Context(), rendezvous.Options{
+		Addresses: []netip.Addr{netip.MustParseAddr("127.0.0.1")}, Limits: rendezvous.Limits{Reservations: reservations},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	return s
+}
+
+// told waits until a peer was reported.
+func told(t *testing.T, sink *signaltest.Recorder, k key.Public) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	if err := sink.Wait(ctx, func(r *signaltest.Recorder) bool { return slices.Contains(r.Available(), k) }); err != nil {
+		t.Fatalf("the peer is not reported: %v", err)
+	}
+}
+
+// TestReachAfterSetPeers has a peer configured while there is a bootstrap: whoever asked before waits.
+func TestReachAfterSetPeers(t *testing.T) {
+	b, sink := reaching(t, url.Values{"bootstrap": startServer(t, 0).Bootstraps()})
+	first, second := key.NewPrivate().Public(), key.NewPrivate().Public()
+	b.SetPeers([]key.Public{first})
+	told(t, sink, first)
+	if b.Reach(second) == nil {
+		t.Fatal("a peer that is not configured can be reached")
+	}
+	b.SetPeers([]key.Public{first, second})
+	if err := b.Reach(second); err != nil {
+		t.Fatal(err)
+	}
+	told(t, sink, second)
+}
