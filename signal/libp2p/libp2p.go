@@ -222,6 +222,11 @@ func (b *Backend) Addrs() []ma.Multiaddr {
 
 // connected tells the sink that a peer is there. The host calls it synchronously.
 func (b *Backend) connected(_ network.Network, c network.Conn) {
+	for _, r := range b.relays {
+		if r.info.ID == c.RemotePeer() {
+			r.untold.Store(true)
+		}
+	}
 	k, ok := b.gater.key(c.RemotePeer())
 	if !ok || !b.enter() {
 		return

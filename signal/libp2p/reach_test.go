@@ -72,3 +72,23 @@ func TestReachAfterSetPeers(t *testing.T) {
 	}
 	told(t, sink, second)
 }
+
+// TestReachWithoutReservation has a bootstrap that is full: it relays nothing, but its DHT knows where a peer is.
+func TestReachWithoutReservation(t *testing.T) {
+	s := startServer(t, 1)
+	a, sink := reaching(t, url.Values{"bootstrap": s.Bootstraps()})
+	someone := key.NewPrivate().Public()
+	a.SetPeers([]key.Public{someone})
+	told(t, sink, someone) // the one reservation is taken
+
+	other := key.NewPrivate().Public()
+	b, sink := reaching(t, url.Values{"bootstrap": s.Bootstraps()})
+	b.SetPeers([]key.Public{other})
+	told(t, sink, other)
+	if err := b.Reach(other); err != nil {
+		t.Error(err)
+	}
+	if n := len(sink.Available()); n != 1 {
+		t.Errorf("reported %d times", n)
+	}
+}
