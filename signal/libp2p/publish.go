@@ -96,6 +96,8 @@ func (b *Backend) mayDial(id peer.ID) bool {
 	if slices.ContainsFunc(b.relays, connected) || b.dht != nil && b.dht.dht.RoutingTable().Size() > 0 {
 		return true
 	}
+	b.mu.Lock() // see found
+	defer b.mu.Unlock()
 	return len(b.host.Peerstore().Addrs(id)) > 0
 }
 

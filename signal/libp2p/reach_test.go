@@ -8,8 +8,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/peer"
+	ma "github.com/multiformats/go-multiaddr"
+
 	"github.com/wice-go/wice-go/proto/key"
 	"github.com/wice-go/wice-go/signal"
+	"github.com/wice-go/wice-go/signal/libp2p/node"
 	"github.com/wice-go/wice-go/signal/rendezvous"
 	"github.com/wice-go/wice-go/signal/signaltest"
 )
@@ -90,5 +94,36 @@ func TestReachWithoutReservation(t *testing.T) {
 	}
 	if n := len(sink.Available()); n != 1 {
 		t.Errorf("reported %d times", n)
+	}
+}
+
+// TestReachWhileAddressesChange announces a peer at other addresses: there is always one, so that nobody begins to wait.
+func TestReachWhileAddressesChange(t *testing.T) {
+	b, _ := reaching(t, url.Values{})
+	other := key.NewPrivate().Public()
+	id, err := node.PeerID(other)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.SetPeers([]key.Public{other})
+	at := []ma.Multiaddr{ma.StringCast("/ip4/127.0.0.1/tcp/1"), ma.StringCast("/ip4/127.0.0.1/tcp/2")}
+	b.found(peer.AddrInfo{ID: id, Addrs: at[:1]})
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for i := range 5000 {
+			b.found(peer.AddrInfo{ID: id, Addrs: at[i%2 : i%2+1]})
+		}
+	}()
+	for {
+		if err := b.Reach(other); err != nil {
+			<-done
+			t.Fatal(err)
+		}
+		select {
+		case <-done:
+			return
+		default:
+		}
 	}
 }
