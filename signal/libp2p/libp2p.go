@@ -199,6 +199,12 @@ func (b *Backend) SetPeers(peers []key.Public) {
 			b.found(s.info)
 		}
 	}
+	for _, id := range added {
+		if k, ok := b.gater.key(id); ok && b.mayDial(id) && b.enter() { // whoever asked Reach before is waiting
+			b.env.Sink.PeerAvailable(k)
+			b.wg.Done()
+		}
+	}
 	if len(added) > 0 {
 		wake(b.hello)
 	}
@@ -216,6 +222,11 @@ func (b *Backend) Addrs() []ma.Multiaddr {
 
 // connected tells the sink that a peer is there. The host calls it synchronously.
 func (b *Backend) connected(_ network.Network, c network.Conn) {
+	for _, r := range b.relays {
+		if r.info.ID == c.RemotePeer() {
+			r.untold.Store(true)
+		}
+	}
 	k, ok := b.gater.key(c.RemotePeer())
 	if !ok || !b.enter() {
 		return

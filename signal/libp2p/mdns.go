@@ -185,10 +185,12 @@ func (b *Backend) found(info peer.AddrInfo) {
 		return
 	}
 	addrs := b.gater.filter(info.Addrs)
+	b.mu.Lock() // whoever asks Reach in the middle would wait, and not be told
 	known := b.host.Peerstore().Addrs(info.ID)
 	fresh := subtract(addrs, known)
 	b.host.Peerstore().SetAddrs(info.ID, subtract(before, addrs), 0)
 	b.host.Peerstore().AddAddrs(info.ID, addrs, foundTTL)
+	b.mu.Unlock()
 	if len(known) == 0 && len(fresh) > 0 && b.enter() {
 		b.env.Sink.PeerAvailable(k) // it may be: see Reach
 		b.wg.Done()

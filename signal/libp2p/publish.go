@@ -92,8 +92,13 @@ func (b *Backend) Reach(to key.Public) error {
 
 // mayDial reports whether there is an address of the peer, or somebody to ask for one.
 func (b *Backend) mayDial(id peer.ID) bool {
-	connected := func(r *relay) bool { ok, _ := r.status(); return ok }
-	return slices.ContainsFunc(b.relays, connected) || b.dht != nil && b.dht.dht.RoutingTable().Size() > 0 || len(b.host.Peerstore().Addrs(id)) > 0
+	connected := func(r *relay) bool { ok, _ := r.status(); return ok || b.dht != nil && r.linked() }
+	if slices.ContainsFunc(b.relays, connected) || b.dht != nil && b.dht.dht.RoutingTable().Size() > 0 {
+		return true
+	}
+	b.mu.Lock() // see found
+	defer b.mu.Unlock()
+	return len(b.host.Peerstore().Addrs(id)) > 0
 }
 
 // nowhere says why there is no address of a peer.

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -60,6 +61,8 @@ type relay struct {
 
 	lost  chan struct{} // the connection went away
 	check chan struct{} // there is reason to doubt that the connection works
+
+	untold atomic.Bool // there was a connection of which the peers were not told
 
 	// mu guards all following.
 	mu        sync.Mutex
@@ -112,6 +115,9 @@ func (r *relay) run() {
 			}
 		} else {
 			r.down(err)
+			if r.b.dht != nil && r.linked() && r.untold.Swap(false) {
+				r.tell() // it gives no reservation, but may know where they are
+			}
 		}
 		timer := time.NewTimer(retry.NextBackOff())
 		select {
@@ -217,10 +223,21 @@ func (r *relay) up() {
 	r.connected, r.trouble = true, ""
 	r.mu.Unlock()
 	r.b.log.Info("bootstrap connected", "bootstrap", r.name)
+	r.untold.Store(false)
+	r.tell()
+	wake(r.b.hello)
+}
+
+// tell says that all peers may be there.
+func (r *relay) tell() {
 	for k := range r.b.gater.all() {
 		r.b.env.Sink.PeerAvailable(k)
 	}
-	wake(r.b.hello)
+}
+
+// linked reports whether there is a connection, be it one without a reservation.
+func (r *relay) linked() bool {
+	return r.b.host.Network().Connectedness(r.info.ID) == network.Connected
 }
 
 func (r *relay) down(err error) {

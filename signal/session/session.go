@@ -290,6 +290,7 @@ func (s *Session) Close() error {
 func (s *Session) post(ev any) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	waiting := s.waiting
 	if s.closed || s.begun == nil && !s.beginLocked(ev) {
 		return
 	}
@@ -302,6 +303,9 @@ func (s *Session) post(ev any) {
 		}
 		s.offers++
 		s.inbox = append(s.inbox, ev)
+		if waiting {
+			s.inbox = append(s.inbox, Start{}) // it may be an offer with which nothing begins
+		}
 	case agentEvent:
 		s.inbox = append(s.inbox, ev) // bounded by what an agent reports
 	default:

@@ -448,3 +448,16 @@ func TestStartWaitsForThePeer(t *testing.T) {
 		t.Error("a closed session begins")
 	}
 }
+
+// TestOfferWhileWaiting brings a session that waits for its peer an offer with which nothing begins: it waits no more, but does begin.
+func TestOfferWhileWaiting(t *testing.T) {
+	w := newWire(0)
+	a, b := key.NewPrivate().Public(), key.NewPrivate().Public()
+	first := newSide(t, w, a, b, func(o *Options) { o.Reach = func() error { return errors.New("it is not there") } })
+	first.s.Start()
+	first.s.HandleOffer(&proto.Offer{ID: proto.SessionID{1}, Version: 3, Features: []string{featureIdle}})
+	first.s.PeerAvailable()
+	second := newSide(t, w, b, a, nil)
+	first.path(0)
+	second.path(0)
+}
