@@ -174,14 +174,17 @@ func (s *Stack) keepAlive(conns ...net.Conn) {
 	}
 }
 
-// giveUp ends a connection of this stack when what it sends is not acknowledged for so long.
-func (s *Stack) giveUp(c net.Conn, after time.Duration) {
-	if inside, ok := c.(*gonet.TCPConn); ok {
-		if ep := s.endpoint(inside); ep != nil {
-			limit := tcpip.TCPUserTimeoutOption(after)
-			ep.SetSockOpt(&limit)
-		}
+// received counts the segments that have come on a connection of this stack; 0 if it has ended.
+func (s *Stack) received(c net.Conn) uint64 {
+	inside, ok := c.(*gonet.TCPConn)
+	if !ok {
+		return 0
 	}
+	ep := s.endpoint(inside)
+	if ep == nil {
+		return 0
+	}
+	return ep.Stats().(*tcp.Stats).SegmentsReceived.Value()
 }
 
 // endpoint finds what a connection is made of, which gonet does not give away; nil if it has ended.
