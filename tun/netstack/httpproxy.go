@@ -26,6 +26,9 @@ const (
 	proxyKeepAlive = time.Minute
 )
 
+// errBrokeOff is why a client is sent a reset.
+var errBrokeOff = errors.New("the answer broke off")
+
 // httpStatuses has the answer for each failure to connect.
 var httpStatuses = map[failure]int{
 	failedOther: http.StatusBadGateway, failedRoute: http.StatusForbidden, failedName: http.StatusBadGateway,
@@ -148,6 +151,18 @@ func (h *httpProxy) request(w http.ResponseWriter, r *http.Request) {
 		},
 		GotFirstResponseByte: stop,
 	})
+	w.Header()["Content-Type"] = nil // where the server says none, none is made up
+	defer func() {
+		switch err := recover(); err {
+		case nil:
+		case http.ErrAbortHandler: // the answer broke off, which a client of HTTP/1.0 takes for its end unless it is a reset
+			if in, _, err := http.NewResponseController(w).Hijack(); err == nil {
+				h.stack.reset(errBrokeOff, in)
+			}
+		default:
+			panic(err)
+		}
+	}()
 	h.forward.ServeHTTP(w, r.WithContext(ctx))
 }
 

@@ -1,6 +1,7 @@
 package netstack
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/binary"
@@ -14,6 +15,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -568,4 +570,49 @@ func FuzzParseSOCKSDatagram(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestHTTPProxyAnswers checks what a client is told by servers that say little: nothing that they have not said.
+func TestHTTPProxyAnswers(t *testing.T) {
+	p, _, b := newProxy(t, (*Stack).ServeHTTPProxy, ProxyOptions{})
+	l, err := b.ListenTCP(netip.AddrPortFrom(b4, 80))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	for _, c := range []struct {
+		answer, body string
+		err          error
+	}{
+		{"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\n<html>.", "<html>.", nil},
+		{"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n9\r\nhe", "hello", syscall.ECONNRESET},
+	} {
+		client, err := net.Dial("tcp", p.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer client.Close()
+		if _, err := io.WriteString(client, "GET http://10.0.0.2/ HTTP/1.0\r\n\r\n"); err != nil {
+			t.Fatal(err)
+		}
+		server, err := l.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err = io.WriteString(server, c.answer); err != nil {
+			t.Fatal(err)
+		}
+		server.Close()
+		answer, err := http.ReadResponse(bufio.NewReader(client), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(answer.Body)
+		if !strings.HasPrefix(string(body), c.body) || !errors.Is(err, c.err) {
+			t.Errorf("%q: got %q, %v; want %q, %v", c.answer, body, err, c.body, c.err)
+		}
+		if kind, ok := answer.Header["Content-Type"]; ok {
+			t.Errorf("%q: got the content type %q", c.answer, kind)
+		}
+	}
 }
