@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -31,30 +32,54 @@ func setLoopbackUp() error {
 // resolvers are sockets by which the C library asks the system's own resolver, which does not know the tunnel. Nobody listens on them here.
 var resolvers = []string{"/run/systemd/resolve/io.systemd.Resolve", "/run/nscd/socket", "/var/run/nscd/socket"}
 
-// mountFiles puts files for the namespace's names in the place of the system's, for the processes of the namespace alone.
-func mountFiles(c Config) error {
+// mountFiles puts files for the namespace's names in the place of the system's, for the processes of the namespace alone. It returns their texts.
+func mountFiles(c Config) (texts map[string][]byte, err error) {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		return fmt.Errorf("make mounts private: %w", err)
+		return nil, fmt.Errorf("make mounts private: %w", err)
 	}
 	for _, socket := range resolvers {
 		if _, err := os.Lstat(socket); err == nil {
 			if err := unix.Mount("/dev/null", socket, "", unix.MS_BIND, ""); err != nil {
-				return fmt.Errorf("hide %s: %w", socket, err)
+				return nil, fmt.Errorf("hide %s: %w", socket, err)
 			}
 		}
 	}
 	hosts, err := os.ReadFile("/etc/hosts")
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
+		return nil, err
 	}
-	texts := map[string][]byte{
+	texts = map[string][]byte{
 		"/etc/resolv.conf": c.resolvConf(),
 		"/etc/hosts":       append(hosts, c.hosts()...),
 	}
 	if os.Geteuid() != 0 {
 		addOwn(texts)
 	}
-	return mountOver(texts)
+	// /proc is there, as this program was started from it, and nothing here needs it meanwhile.
+	return texts, mountOver(texts, "/proc")
+}
+
+// keepFiles shows texts again where the system has put another file at their place, as it does with resolv.conf when a network comes or goes:
+// what was mounted over the former one is gone with it. It ends with the process.
+func keepFiles(texts map[string][]byte) {
+	const look = time.Second
+	shown := make(map[string]os.FileInfo)
+	for path := range texts {
+		shown[path], _ = os.Stat(path)
+	}
+	go func() {
+		for range time.Tick(look) {
+			for path, text := range texts {
+				if there, err := os.Stat(path); err != nil || os.SameFile(there, shown[path]) {
+					continue
+				}
+				// What fails here is tried again. The directory is one for mounts, which every /proc has, and which no command looks at.
+				if mountOver(map[string][]byte{path: text}, "/proc/fs/nfsd") == nil {
+					shown[path], _ = os.Stat(path)
+				}
+			}
+		}
+	}()
 }
 
 // included are files that ssh refuses unless they are root's or the user's own. In a user namespace that has only the user, root's are nobody's.
@@ -72,11 +97,10 @@ func addOwn(texts map[string][]byte) {
 	}
 }
 
-// mountOver shows texts at paths. They stand in a file system in memory, which has no place of its own any more when that is done. Its files
-// keep their names, since nothing can be mounted over one without, as a namespace inside this one wants to. Where there is no file at a path,
+// mountOver shows texts at paths. They stand in a file system in memory, which is at dir, and has no place of its own any more when that is done. Its
+// files keep their names, since nothing can be mounted over one without, as a namespace inside this one wants to. Where there is no file at a path,
 // one can't be shown there: programs do without.
-func mountOver(texts map[string][]byte) (err error) {
-	const dir = "/proc" // it is there, as this program was started from it, and nothing here needs it meanwhile
+func mountOver(texts map[string][]byte, dir string) (err error) {
 	if err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NODEV|unix.MS_NOEXEC|unix.MS_NOSUID, "mode=0755"); err != nil {
 		return fmt.Errorf("mount a file system in memory: %w", err)
 	}

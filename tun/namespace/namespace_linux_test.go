@@ -233,24 +233,61 @@ func TestSetUpFails(t *testing.T) {
 	}
 }
 
-// TestMain runs this program again with innerTest, which makes a namespace inside that of TestInside.
-const innerTest = "inner"
+// TestMain runs this program again with these, for the tests that need a namespace or files of their own around it.
+const (
+	innerTest   = "inner"
+	replaceTest = "replace"
+)
 
 func runInner() {
-	if len(os.Args) != 2 || os.Args[1] != innerTest {
+	if len(os.Args) != 2 {
 		return
 	}
-	n, err := Start(testConfig, []string{"cat", "/etc/resolv.conf"})
-	if err == nil {
-		err = n.Run(20000, 20100)
-	}
-	if err == nil {
-		_, err = n.Wait()
+	var err error
+	switch os.Args[1] {
+	case innerTest:
+		err = runHere(func() error { return nil }, "cat", "/etc/resolv.conf")
+	case replaceTest:
+		// The command reads what is there after the system has put another file there, until it is the namespace's again.
+		err = runHere(func() error {
+			return errors.Join(os.WriteFile("/etc/new", []byte("nameserver 10.0.0.54\n"), 0o644), os.Rename("/etc/new", "/etc/resolv.conf"))
+		}, "timeout", "20", "sh", "-c", "until grep 10.0.0.53 /etc/resolv.conf; do sleep 0.05; done")
+	default:
+		return
 	}
 	if err != nil {
 		fmt.Println(err)
 	}
 	os.Exit(0)
+}
+
+// runHere runs a command in a namespace, after something else was done when the namespace was there.
+func runHere(before func() error, argv ...string) error {
+	n, err := Start(testConfig, argv)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(before(), n.Run(20000, 20100)); err != nil {
+		return errors.Join(err, n.Close())
+	}
+	_, err = n.Wait()
+	return err
+}
+
+// The namespace's resolv.conf stays when the system's is replaced.
+func TestFilesStay(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: /etc is another one here")
+	}
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.Command("unshare", "--mount", "sh", "-ec", `mount -t tmpfs none /mnt; cp /etc/hosts /mnt; echo > /mnt/resolv.conf; mount --move /mnt /etc; exec "$@"`,
+		"sh", exe, replaceTest).CombinedOutput()
+	if err != nil || string(out) != "nameserver 10.0.0.53\n" {
+		t.Errorf("got %q, %v", out, err)
+	}
 }
 
 // A namespace can be made inside another one.

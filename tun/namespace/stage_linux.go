@@ -111,9 +111,11 @@ func (s *stage) setUp() error {
 	if err != nil {
 		return err
 	}
-	if err := mountFiles(r.Config); err != nil {
+	texts, err := mountFiles(r.Config)
+	if err != nil {
 		return err
 	}
+	keepFiles(texts)
 	return sendFile(s.conn, file)
 }
 
