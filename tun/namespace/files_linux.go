@@ -150,6 +150,9 @@ func (c Config) hosts() []byte {
 	var b bytes.Buffer
 	b.WriteByte('\n') // the last of the other lines may have none
 	for _, name := range slices.Sorted(maps.Keys(c.Hosts)) {
+		if strings.ContainsAny(name, " #") {
+			continue // it can't be written here: its words would be names
+		}
 		for _, a := range c.Hosts[name] {
 			fmt.Fprintf(&b, "%s %s\n", a, name)
 		}

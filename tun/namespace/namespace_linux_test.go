@@ -31,7 +31,7 @@ var testConfig = Config{
 	Routes:        []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16"), netip.MustParsePrefix("::/0")},
 	DNS:           []netip.Addr{netip.MustParseAddr("10.0.0.53")},
 	SearchDomains: []string{"example.test"},
-	Hosts:         map[string][]netip.Addr{"bob": {netip.MustParseAddr("10.0.0.2"), netip.MustParseAddr("fd00::2")}},
+	Hosts:         map[string][]netip.Addr{"bob": {netip.MustParseAddr("10.0.0.2"), netip.MustParseAddr("fd00::2")}, "two words": {netip.MustParseAddr("10.0.0.3")}},
 }
 
 // need leaves a test out where namespaces can't be made, and with which rights they can, that is what is tested.
@@ -95,6 +95,9 @@ exit 7`)
 		if !strings.Contains(out, want) {
 			t.Errorf("%q is not in\n%s", want, out)
 		}
+	}
+	if strings.Contains(out, "words") {
+		t.Errorf("a name that is none of a host is in\n%s", out)
 	}
 	if os.Geteuid() != 0 && !strings.Contains(out, "CapEff:\t0000000000000000") {
 		t.Errorf("the command has rights in\n%s", out)
