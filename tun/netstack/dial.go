@@ -81,6 +81,9 @@ func (s *Stack) dial(ctx context.Context, network, address string, patience time
 	}
 	var failed []error
 	for i, a := range addresses {
+		if waited := new(noAnswer); errors.As(err, &waited) && patience != forever && s.down(a) {
+			continue // its peer, most likely the same one, has had that time too
+		}
 		remote := netip.AddrPortFrom(a, uint16(port))
 		var c net.Conn
 		switch {

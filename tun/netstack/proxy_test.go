@@ -22,19 +22,22 @@ import (
 	"golang.org/x/net/proxy"
 )
 
-// fakePeers has one peer, bob, with the addresses of the other end.
+// fakePeers has the peers bob, with the addresses of the other end, carol and dave.
 type fakePeers struct{}
 
 func (fakePeers) PeerAddresses(name string) []netip.Addr {
-	if strings.EqualFold(name, "bob") {
+	switch strings.ToLower(name) {
+	case "bob":
 		return []netip.Addr{b4, b6}
+	case "carol":
+		return []netip.Addr{silent, silent6}
 	}
 	return nil
 }
 
 func (fakePeers) Reason(a netip.Addr) (error, bool) {
 	switch a {
-	case silent:
+	case silent, silent6:
 		return errors.New("carol: connecting: no offer"), true
 	case asleep:
 		return errors.New("dave: idle"), false
@@ -42,10 +45,15 @@ func (fakePeers) Reason(a netip.Addr) (error, bool) {
 	return nil, false
 }
 
-func (fakePeers) Routed(a netip.Addr) bool { return a == b4 || a == b6 || a == silent || a == asleep }
+func (fakePeers) Routed(a netip.Addr) bool {
+	return slices.Contains([]netip.Addr{b4, b6, silent, silent6, asleep}, a)
+}
 
-// silent is an address of a peer that is down, and asleep that of one that is not looked for before there are packets. None answers.
-var silent, asleep = netip.MustParseAddr("10.0.0.3"), netip.MustParseAddr("10.0.0.4")
+// silent and silent6 are addresses of a peer that is down, and asleep that of one that is not looked for before there are packets. None answers.
+var (
+	silent, silent6 = netip.MustParseAddr("10.0.0.3"), netip.MustParseAddr("fd00::3")
+	asleep          = netip.MustParseAddr("10.0.0.4")
+)
 
 // newProxy makes a pair of stacks and a proxy into the first.
 func newProxy(t *testing.T, serve func(*Stack, ProxyOptions) (*Proxy, error), o ProxyOptions) (p *Proxy, a, b *node) {
