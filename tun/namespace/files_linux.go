@@ -29,20 +29,29 @@ func setLoopbackUp() error {
 	return nil
 }
 
-// resolvers are sockets by which the C library asks the system's own resolver, which does not know the tunnel. Nobody listens on them here.
-var resolvers = []string{"/run/systemd/resolve/io.systemd.Resolve", "/run/nscd/socket", "/var/run/nscd/socket"}
+// resolvers are sockets by which the C library asks the system's own resolvers, which do not know the tunnel. Nobody listens on them here.
+var resolvers = []string{"/run/systemd/resolve/io.systemd.Resolve", "/run/nscd/socket", "/var/run/nscd/socket", "/run/avahi-daemon/socket"}
+
+// hideResolvers puts something that is no socket in the place of those that are not hidden yet.
+func hideResolvers() error {
+	for _, path := range resolvers {
+		if there, err := os.Stat(path); err != nil || there.Mode()&fs.ModeSocket == 0 {
+			continue
+		}
+		if err := unix.Mount("/dev/null", path, "", unix.MS_BIND, ""); err != nil {
+			return fmt.Errorf("hide %s: %w", path, err)
+		}
+	}
+	return nil
+}
 
 // mountFiles puts files for the namespace's names in the place of the system's, for the processes of the namespace alone. It returns their texts.
 func mountFiles(c Config) (texts map[string][]byte, err error) {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return nil, fmt.Errorf("make mounts private: %w", err)
 	}
-	for _, socket := range resolvers {
-		if _, err := os.Lstat(socket); err == nil {
-			if err := unix.Mount("/dev/null", socket, "", unix.MS_BIND, ""); err != nil {
-				return nil, fmt.Errorf("hide %s: %w", socket, err)
-			}
-		}
+	if err := hideResolvers(); err != nil {
+		return nil, err
 	}
 	hosts, err := os.ReadFile("/etc/hosts")
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -60,7 +69,7 @@ func mountFiles(c Config) (texts map[string][]byte, err error) {
 }
 
 // keepFiles shows texts again where the system has put another file at their place, as it does with resolv.conf when a network comes or goes:
-// what was mounted over the former one is gone with it. It ends with the process.
+// what was mounted over the former one is gone with it. So it is with resolvers that start anew. It ends with the process.
 func keepFiles(texts map[string][]byte) {
 	const look = time.Second
 	shown := make(map[string]os.FileInfo)
@@ -68,12 +77,13 @@ func keepFiles(texts map[string][]byte) {
 		shown[path], _ = os.Stat(path)
 	}
 	go func() {
-		for range time.Tick(look) {
+		for range time.Tick(look) { // what fails is tried again
+			hideResolvers()
 			for path, text := range texts {
 				if there, err := os.Stat(path); err != nil || os.SameFile(there, shown[path]) {
 					continue
 				}
-				// What fails here is tried again. The directory is one for mounts, which every /proc has, and which no command looks at.
+				// The directory is one for mounts, which every /proc has, and which no command looks at.
 				if mountOver(map[string][]byte{path: text}, "/proc/fs/nfsd") == nil {
 					shown[path], _ = os.Stat(path)
 				}

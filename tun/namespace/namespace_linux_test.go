@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -251,10 +252,15 @@ func runInner() {
 	case innerTest:
 		err = runHere(func() error { return nil }, "cat", "/etc/resolv.conf")
 	case replaceTest:
-		// The command reads what is there after the system has put another file there, until it is the namespace's again.
-		err = runHere(func() error {
-			return errors.Join(os.WriteFile("/etc/new", []byte("nameserver 10.0.0.54\n"), 0o644), os.Rename("/etc/new", "/etc/resolv.conf"))
-		}, "timeout", "20", "sh", "-c", "until grep 10.0.0.53 /etc/resolv.conf; do sleep 0.05; done")
+		// The command looks at what is there after the system has put others there, until they are the namespace's again.
+		resolver := resolvers[0]
+		serve := func() (l net.Listener, err error) { return net.Listen("unix", resolver) }
+		l, listenErr := serve()
+		err = errors.Join(listenErr, runHere(func() error {
+			closeErr := l.Close()
+			_, listenErr := serve()
+			return errors.Join(closeErr, listenErr, os.WriteFile("/etc/new", []byte("nameserver 10.0.0.54\n"), 0o644), os.Rename("/etc/new", "/etc/resolv.conf"))
+		}, "timeout", "20", "sh", "-c", "until [ -c "+resolver+" ] && grep 10.0.0.53 /etc/resolv.conf; do sleep 0.05; done"))
 	default:
 		return
 	}
@@ -277,7 +283,7 @@ func runHere(before func() error, argv ...string) error {
 	return err
 }
 
-// The namespace's resolv.conf stays when the system's is replaced.
+// The namespace's resolv.conf stays when the system's is replaced, and the system's resolver hidden when it starts anew.
 func TestFilesStay(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: /etc is another one here")
@@ -286,7 +292,8 @@ func TestFilesStay(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	out, err := exec.Command("unshare", "--mount", "sh", "-ec", `mount -t tmpfs none /mnt; cp /etc/hosts /mnt; echo > /mnt/resolv.conf; mount --move /mnt /etc; exec "$@"`,
+	out, err := exec.Command("unshare", "--mount", "sh", "-ec", `mount -t tmpfs none /mnt; cp /etc/hosts /mnt; echo > /mnt/resolv.conf; mount --move /mnt /etc
+mount -t tmpfs none /run; mkdir -p /run/systemd/resolve; exec "$@"`,
 		"sh", exe, replaceTest).CombinedOutput()
 	if err != nil || string(out) != "nameserver 10.0.0.53\n" {
 		t.Errorf("got %q, %v", out, err)
