@@ -13,21 +13,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
-
-// setLoopbackUp brings up "lo", which is down in a new namespace.
-func setLoopbackUp() error {
-	lo, err := netlink.LinkByName("lo")
-	if err == nil {
-		err = netlink.LinkSetUp(lo)
-	}
-	if err != nil {
-		return fmt.Errorf("bring up loopback: %w", err)
-	}
-	return nil
-}
 
 // resolvers are sockets by which the C library asks the system's own resolvers, which do not know the tunnel. Nobody listens on them here.
 var resolvers = []string{"/run/systemd/resolve/io.systemd.Resolve", "/run/nscd/socket", "/var/run/nscd/socket", "/run/avahi-daemon/socket"}
