@@ -35,12 +35,6 @@ func (a *app) execInside(ctx context.Context, client *control.Client, argv []str
 	if err != nil {
 		return 0, errors.Join(err, ns.Close())
 	}
-	go func() {
-		<-attachment.Done()
-		if ctx.Err() == nil {
-			a.warn("the daemon of %s has ended: the command has no network any more", attachment.Network.Interface)
-		}
-	}()
 	signals := make(chan os.Signal, 16)
 	catchSignals(signals)
 	defer signal.Stop(signals)
@@ -51,6 +45,13 @@ func (a *app) execInside(ctx context.Context, client *control.Client, argv []str
 		}
 		return 0, err
 	}
+	go func() {
+		<-attachment.Done()
+		if ctx.Err() == nil {
+			a.warn("the daemon of %s has ended: the command has no network any more", attachment.Network.Interface)
+			ns.Disconnect()
+		}
+	}()
 	go passOn(signals, ctx.Done(), func(s os.Signal) error { return ns.Signal(s.(syscall.Signal)) })
 	return ns.Wait()
 }

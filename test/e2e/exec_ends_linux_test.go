@@ -103,8 +103,8 @@ func TestExecLosesDaemon(t *testing.T) {
 		e.says("reached\n")
 		end.do()
 		e.says("warning: the daemon of " + iface + " has ended")
-		e.types(ping + "; echo alive; exit 6")
-		if code := e.ends(); code != 6 || e.out.String() != "reached\nnot reached\nalive\n" {
+		e.types(ping + "; curl -s --max-time 20 http://" + nb.addr.String() + "; echo curl ends with $?; exit 6")
+		if code := e.ends(); code != 6 || e.out.String() != "reached\nnot reached\ncurl ends with 7\n" { // 28 would be a time-out
 			t.Errorf("%s: exit code %d: %v", end.name, code, e)
 		}
 		if strings.Count(e.errs.String(), "warning") != 1 {

@@ -11,50 +11,72 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
-// setLoopbackUp brings up "lo", which is down in a new namespace.
-func setLoopbackUp() error {
-	lo, err := netlink.LinkByName("lo")
-	if err == nil {
-		err = netlink.LinkSetUp(lo)
-	}
-	if err != nil {
-		return fmt.Errorf("bring up loopback: %w", err)
+// resolvers are sockets by which the C library asks the system's own resolvers, which do not know the tunnel. Nobody listens on them here.
+var resolvers = []string{"/run/systemd/resolve/io.systemd.Resolve", "/run/nscd/socket", "/var/run/nscd/socket", "/run/avahi-daemon/socket"}
+
+// hideResolvers puts something that is no socket in the place of those that are not hidden yet.
+func hideResolvers() error {
+	for _, path := range resolvers {
+		if there, err := os.Stat(path); err != nil || there.Mode()&fs.ModeSocket == 0 {
+			continue
+		}
+		if err := unix.Mount("/dev/null", path, "", unix.MS_BIND, ""); err != nil {
+			return fmt.Errorf("hide %s: %w", path, err)
+		}
 	}
 	return nil
 }
 
-// resolvers are sockets by which the C library asks the system's own resolver, which does not know the tunnel. Nobody listens on them here.
-var resolvers = []string{"/run/systemd/resolve/io.systemd.Resolve", "/run/nscd/socket", "/var/run/nscd/socket"}
-
-// mountFiles puts files for the namespace's names in the place of the system's, for the processes of the namespace alone.
-func mountFiles(c Config) error {
+// mountFiles puts files for the namespace's names in the place of the system's, for the processes of the namespace alone. It returns their texts.
+func mountFiles(c Config) (texts map[string][]byte, err error) {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		return fmt.Errorf("make mounts private: %w", err)
+		return nil, fmt.Errorf("make mounts private: %w", err)
 	}
-	for _, socket := range resolvers {
-		if _, err := os.Lstat(socket); err == nil {
-			if err := unix.Mount("/dev/null", socket, "", unix.MS_BIND, ""); err != nil {
-				return fmt.Errorf("hide %s: %w", socket, err)
-			}
-		}
+	if err := hideResolvers(); err != nil {
+		return nil, err
 	}
 	hosts, err := os.ReadFile("/etc/hosts")
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
+		return nil, err
 	}
-	texts := map[string][]byte{
+	texts = map[string][]byte{
 		"/etc/resolv.conf": c.resolvConf(),
 		"/etc/hosts":       append(hosts, c.hosts()...),
 	}
 	if os.Geteuid() != 0 {
 		addOwn(texts)
 	}
-	return mountOver(texts)
+	// /proc is there, as this program was started from it, and nothing here needs it meanwhile.
+	return texts, mountOver(texts, "/proc")
+}
+
+// keepFiles shows texts again where the system has put another file at their place, as it does with resolv.conf when a network comes or goes:
+// what was mounted over the former one is gone with it. So it is with resolvers that start anew. It ends with the process.
+func keepFiles(texts map[string][]byte) {
+	const look = time.Second
+	shown := make(map[string]os.FileInfo)
+	for path := range texts {
+		shown[path], _ = os.Stat(path)
+	}
+	go func() {
+		for range time.Tick(look) { // what fails is tried again
+			hideResolvers()
+			for path, text := range texts {
+				if there, err := os.Stat(path); err != nil || os.SameFile(there, shown[path]) {
+					continue
+				}
+				// The directory is one for mounts, which every /proc has, and which no command looks at.
+				if mountOver(map[string][]byte{path: text}, "/proc/fs/nfsd") == nil {
+					shown[path], _ = os.Stat(path)
+				}
+			}
+		}
+	}()
 }
 
 // included are files that ssh refuses unless they are root's or the user's own. In a user namespace that has only the user, root's are nobody's.
@@ -72,11 +94,10 @@ func addOwn(texts map[string][]byte) {
 	}
 }
 
-// mountOver shows texts at paths. They stand in a file system in memory, which has no place of its own any more when that is done. Its files
-// keep their names, since nothing can be mounted over one without, as a namespace inside this one wants to. Where there is no file at a path,
+// mountOver shows texts at paths. They stand in a file system in memory, which is at dir, and has no place of its own any more when that is done. Its
+// files keep their names, since nothing can be mounted over one without, as a namespace inside this one wants to. Where there is no file at a path,
 // one can't be shown there: programs do without.
-func mountOver(texts map[string][]byte) (err error) {
-	const dir = "/proc" // it is there, as this program was started from it, and nothing here needs it meanwhile
+func mountOver(texts map[string][]byte, dir string) (err error) {
 	if err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NODEV|unix.MS_NOEXEC|unix.MS_NOSUID, "mode=0755"); err != nil {
 		return fmt.Errorf("mount a file system in memory: %w", err)
 	}
@@ -126,6 +147,9 @@ func (c Config) hosts() []byte {
 	var b bytes.Buffer
 	b.WriteByte('\n') // the last of the other lines may have none
 	for _, name := range slices.Sorted(maps.Keys(c.Hosts)) {
+		if strings.ContainsAny(name, " #") {
+			continue // it can't be written here: its words would be names
+		}
 		for _, a := range c.Hosts[name] {
 			fmt.Fprintf(&b, "%s %s\n", a, name)
 		}

@@ -165,6 +165,11 @@ func (n *Namespace) Signal(s syscall.Signal) error {
 	return json.NewEncoder(n.conn).Encode(signalRequest{Signal: int(s)})
 }
 
+// Disconnect takes the interface down once the command runs: without one who reads from the file, what it begins would wait rather than fail.
+func (n *Namespace) Disconnect() error {
+	return json.NewEncoder(n.conn).Encode(signalRequest{Disconnect: true})
+}
+
 // Wait returns the exit code of the command when the namespace has ended: 128 and the signal's number if a signal has ended it.
 func (n *Namespace) Wait() (int, error) {
 	m, err := n.receive()
@@ -211,7 +216,8 @@ type (
 		LastPort  uint16 `json:"lastPort"`
 	}
 	signalRequest struct {
-		Signal int `json:"signal"`
+		Signal     int  `json:"signal,omitempty"`
+		Disconnect bool `json:"disconnect,omitempty"` // take the interface down, instead of a signal
 	}
 	// stageMessage answers each request but signals, and tells of the end.
 	stageMessage struct {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -31,7 +32,7 @@ var testConfig = Config{
 	Routes:        []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16"), netip.MustParsePrefix("::/0")},
 	DNS:           []netip.Addr{netip.MustParseAddr("10.0.0.53")},
 	SearchDomains: []string{"example.test"},
-	Hosts:         map[string][]netip.Addr{"bob": {netip.MustParseAddr("10.0.0.2"), netip.MustParseAddr("fd00::2")}},
+	Hosts:         map[string][]netip.Addr{"bob": {netip.MustParseAddr("10.0.0.2"), netip.MustParseAddr("fd00::2")}, "two words": {netip.MustParseAddr("10.0.0.3")}},
 }
 
 // need leaves a test out where namespaces can't be made, and with which rights they can, that is what is tested.
@@ -95,6 +96,9 @@ exit 7`)
 		if !strings.Contains(out, want) {
 			t.Errorf("%q is not in\n%s", want, out)
 		}
+	}
+	if strings.Contains(out, "words") {
+		t.Errorf("a name that is none of a host is in\n%s", out)
 	}
 	if os.Geteuid() != 0 && !strings.Contains(out, "CapEff:\t0000000000000000") {
 		t.Errorf("the command has rights in\n%s", out)
@@ -233,24 +237,67 @@ func TestSetUpFails(t *testing.T) {
 	}
 }
 
-// TestMain runs this program again with innerTest, which makes a namespace inside that of TestInside.
-const innerTest = "inner"
+// TestMain runs this program again with these, for the tests that need a namespace or files of their own around it.
+const (
+	innerTest   = "inner"
+	replaceTest = "replace"
+)
 
 func runInner() {
-	if len(os.Args) != 2 || os.Args[1] != innerTest {
+	if len(os.Args) != 2 {
 		return
 	}
-	n, err := Start(testConfig, []string{"cat", "/etc/resolv.conf"})
-	if err == nil {
-		err = n.Run(20000, 20100)
-	}
-	if err == nil {
-		_, err = n.Wait()
+	var err error
+	switch os.Args[1] {
+	case innerTest:
+		err = runHere(func() error { return nil }, "cat", "/etc/resolv.conf")
+	case replaceTest:
+		// The command looks at what is there after the system has put others there, until they are the namespace's again.
+		resolver := resolvers[0]
+		serve := func() (l net.Listener, err error) { return net.Listen("unix", resolver) }
+		l, listenErr := serve()
+		err = errors.Join(listenErr, runHere(func() error {
+			closeErr := l.Close()
+			_, listenErr := serve()
+			return errors.Join(closeErr, listenErr, os.WriteFile("/etc/new", []byte("nameserver 10.0.0.54\n"), 0o644), os.Rename("/etc/new", "/etc/resolv.conf"))
+		}, "timeout", "20", "sh", "-c", "until [ -c "+resolver+" ] && grep 10.0.0.53 /etc/resolv.conf; do sleep 0.05; done"))
+	default:
+		return
 	}
 	if err != nil {
 		fmt.Println(err)
 	}
 	os.Exit(0)
+}
+
+// runHere runs a command in a namespace, after something else was done when the namespace was there.
+func runHere(before func() error, argv ...string) error {
+	n, err := Start(testConfig, argv)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(before(), n.Run(20000, 20100)); err != nil {
+		return errors.Join(err, n.Close())
+	}
+	_, err = n.Wait()
+	return err
+}
+
+// The namespace's resolv.conf stays when the system's is replaced, and the system's resolver hidden when it starts anew.
+func TestFilesStay(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: /etc is another one here")
+	}
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.Command("unshare", "--mount", "sh", "-ec", `mount -t tmpfs none /mnt; cp /etc/hosts /mnt; echo > /mnt/resolv.conf; mount --move /mnt /etc
+mount -t tmpfs none /run; mkdir -p /run/systemd/resolve; exec "$@"`,
+		"sh", exe, replaceTest).CombinedOutput()
+	if err != nil || string(out) != "nameserver 10.0.0.53\n" {
+		t.Errorf("got %q, %v", out, err)
+	}
 }
 
 // A namespace can be made inside another one.

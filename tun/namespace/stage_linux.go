@@ -14,6 +14,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/wice-go/wice-go/tun"
@@ -47,6 +48,7 @@ func RunStage() {
 type stage struct {
 	conn *net.UnixConn
 	in   *json.Decoder
+	link string // the interface
 	argv []string
 	gone chan struct{} // closed when the caller has gone, once the command runs
 }
@@ -83,6 +85,7 @@ func (s *stage) setUp() error {
 	if err := s.in.Decode(&r); err != nil {
 		return err
 	}
+	s.link = r.Config.Interface
 	for _, argument := range r.Argv {
 		s.argv = append(s.argv, string(argument))
 	}
@@ -99,7 +102,7 @@ func (s *stage) setUp() error {
 	} {
 		setSysctl(setting[0], setting[1])
 	}
-	if err := setLoopbackUp(); err != nil {
+	if err := setLink("lo", netlink.LinkSetUp); err != nil { // which it is not in a new namespace
 		return err
 	}
 	_, err = tun.Configure(r.Config.Interface, tun.Config{
@@ -111,9 +114,11 @@ func (s *stage) setUp() error {
 	if err != nil {
 		return err
 	}
-	if err := mountFiles(r.Config); err != nil {
+	texts, err := mountFiles(r.Config)
+	if err != nil {
 		return err
 	}
+	keepFiles(texts)
 	return sendFile(s.conn, file)
 }
 
@@ -161,7 +166,7 @@ func command(argv []string, started chan<- *os.Process, ended chan<- stageMessag
 	}
 }
 
-// forward sends the command the signals that the caller asks for. When the caller has gone, it ends all that runs in the namespace.
+// forward sends the command the signals that the caller asks for, or takes the interface down. When the caller has gone, it ends all that runs in the namespace.
 func (s *stage) forward(process *os.Process) {
 	defer close(s.gone)
 	for {
@@ -169,6 +174,10 @@ func (s *stage) forward(process *os.Process) {
 		if err := s.in.Decode(&r); err != nil {
 			process.Kill() // also if it has gone to another namespace
 			return         // the end of the command ends the stage, and all else
+		}
+		if r.Disconnect {
+			setLink(s.link, netlink.LinkSetDown)
+			continue
 		}
 		process.Signal(syscall.Signal(r.Signal))
 	}
@@ -232,6 +241,18 @@ func processes() []int {
 		}
 	}
 	return list
+}
+
+// setLink brings an interface up or down.
+func setLink(name string, set func(netlink.Link) error) error {
+	link, err := netlink.LinkByName(name)
+	if err == nil {
+		err = set(link)
+	}
+	if err != nil {
+		return fmt.Errorf("bring interface %s up or down: %w", name, err)
+	}
+	return nil
 }
 
 // setSysctl tries: what can't be set, as where /proc is read-only, the command has to do without.

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
-	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 )
@@ -77,7 +76,7 @@ type halfClosing struct {
 
 func (s *Stack) halfClosing(c net.Conn, half *atomic.Bool, idle time.Duration) halfClosing {
 	h := halfClosing{Conn: c, half: half, idle: idle}
-	if _, inside := c.(*gonet.TCPConn); inside {
+	if _, inside := c.(*tcpConn); inside {
 		h.link = s.link
 	}
 	return h
@@ -143,7 +142,7 @@ func (s *Stack) reset(why error, conns ...net.Conn) {
 			told.CloseWithError(standardError(why))
 			continue
 		}
-		if inside, ok := c.(*gonet.TCPConn); ok {
+		if inside, ok := c.(*tcpConn); ok {
 			if ep := s.endpoint(inside); ep != nil {
 				ep.Abort()
 			}
@@ -159,7 +158,7 @@ func (s *Stack) reset(why error, conns ...net.Conn) {
 func (s *Stack) keepAlive(conns ...net.Conn) {
 	idle, interval := keepAliveIdle, keepAliveInterval
 	for _, c := range conns {
-		inside, ok := c.(*gonet.TCPConn)
+		inside, ok := c.(*tcpConn)
 		if !ok {
 			continue
 		}
@@ -174,19 +173,22 @@ func (s *Stack) keepAlive(conns ...net.Conn) {
 	}
 }
 
-// giveUp ends a connection of this stack when what it sends is not acknowledged for so long.
-func (s *Stack) giveUp(c net.Conn, after time.Duration) {
-	if inside, ok := c.(*gonet.TCPConn); ok {
-		if ep := s.endpoint(inside); ep != nil {
-			limit := tcpip.TCPUserTimeoutOption(after)
-			ep.SetSockOpt(&limit)
-		}
+// received counts the segments that have come on a connection of this stack; 0 if it has ended.
+func (s *Stack) received(c net.Conn) uint64 {
+	inside, ok := c.(*tcpConn)
+	if !ok {
+		return 0
 	}
+	ep := s.endpoint(inside)
+	if ep == nil {
+		return 0
+	}
+	return ep.Stats().(*tcp.Stats).SegmentsReceived.Value()
 }
 
 // endpoint finds what a connection is made of, which gonet does not give away; nil if it has ended.
-func (s *Stack) endpoint(c *gonet.TCPConn) tcpip.Endpoint {
-	local, remote := addrPort(c.LocalAddr()), addrPort(c.RemoteAddr())
+func (s *Stack) endpoint(c *tcpConn) tcpip.Endpoint {
+	local, remote := addrPort(c.LocalAddr()), addrPort(c.TCPConn.RemoteAddr()) // without one it has ended
 	if !local.IsValid() || !remote.IsValid() {
 		return nil
 	}

@@ -81,6 +81,9 @@ func (s *Stack) dial(ctx context.Context, network, address string, patience time
 	}
 	var failed []error
 	for i, a := range addresses {
+		if waited := new(noAnswer); errors.As(err, &waited) && patience != forever && s.down(a) {
+			continue // its peer, most likely the same one, has had that time too
+		}
 		remote := netip.AddrPortFrom(a, uint16(port))
 		var c net.Conn
 		switch {
@@ -134,7 +137,7 @@ func (s *Stack) dialTCP(ctx context.Context, remote netip.AddrPort, left int, pa
 		}
 		return nil, standardError(err)
 	}
-	return c, nil
+	return s.newTCPConn(c), nil
 }
 
 // DialUDP makes a UDP connection to remote. A zero local takes an address and a port of the stack's choice.
@@ -146,7 +149,7 @@ func (s *Stack) DialUDP(local, remote netip.AddrPort) (net.Conn, error) {
 	if err != nil {
 		return nil, &net.OpError{Op: "dial", Net: "udp", Err: fmt.Errorf("%s: %w", remote, err)}
 	}
-	return c, nil
+	return &udpConn{UDPConn: c, s: s}, nil
 }
 
 // ListenUDP receives the datagrams to one of the stack's addresses, or with an unspecified address those to all of that
@@ -156,7 +159,7 @@ func (s *Stack) ListenUDP(local netip.AddrPort) (net.PacketConn, error) {
 	if err != nil {
 		return nil, &net.OpError{Op: "listen", Net: "udp", Err: fmt.Errorf("%s: %w", local, err)}
 	}
-	return c, nil
+	return &udpConn{UDPConn: c, s: s}, nil
 }
 
 func (s *Stack) udp(local netip.AddrPort, remote *netip.AddrPort) (*gonet.UDPConn, error) {
@@ -230,7 +233,7 @@ type listener struct {
 func (l *listener) Accept() (net.Conn, error) {
 	c, err := l.TCPListener.Accept()
 	if err == nil {
-		return c, nil
+		return l.s.newTCPConn(c.(*gonet.TCPConn)), nil
 	}
 	l.s.mu.Lock()
 	_, open := l.s.listeners[l]

@@ -21,8 +21,8 @@ const (
 	// of resolv.conf(5), but for the timeout, of which 5 s make a program seem dead.
 	dnsTimeout = 3 * time.Second
 	dnsRounds  = 2
-	// maxDatagram is the size of an answer by UDP without extensions (RFC 1035 section 4.2.1). Longer ones come by TCP.
-	maxDatagram = 512
+	// maxDatagram is more than the 512 bytes of an answer by UDP without extensions (RFC 1035 section 4.2.1), which not all servers heed.
+	maxDatagram = 4096
 )
 
 var (

@@ -6,6 +6,8 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -25,12 +27,17 @@ func serveDNS(t *testing.T, b *node) {
 		m.Response = true
 		q := m.Questions[0]
 		switch q.Name.String() {
-		case "both.", "long.":
+		case "both.", "long.", "large.":
 			m.Truncated = q.Name.String() == "long." && !tcp
 			head := dnsmessage.ResourceHeader{Name: q.Name, Class: q.Class, Type: q.Type}
 			alias := head
 			alias.Type = dnsmessage.TypeCNAME
 			m.Answers = []dnsmessage.Resource{{Header: alias, Body: &dnsmessage.CNAMEResource{CNAME: q.Name}}}
+			if q.Name.String() == "large." { // more than 512 bytes, and not truncated
+				text := head
+				text.Type = dnsmessage.TypeTXT
+				m.Answers = append(m.Answers, dnsmessage.Resource{Header: text, Body: &dnsmessage.TXTResource{TXT: slices.Repeat([]string{strings.Repeat("x", 200)}, 3)}})
+			}
 			if q.Type == dnsmessage.TypeA {
 				m.Answers = append(m.Answers, dnsmessage.Resource{Header: head, Body: &dnsmessage.AResource{A: b4.As4()}})
 			} else {
@@ -102,7 +109,7 @@ func TestNames(t *testing.T) {
 	serveDNS(t, b)
 	ctx := testContext(t)
 	same := cmp.Comparer(func(a, b netip.Addr) bool { return a == b })
-	for _, host := range []string{"both", "both.", "long"} {
+	for _, host := range []string{"both", "both.", "long", "large"} {
 		got, err := a.LookupHost(ctx, host)
 		if diff := cmp.Diff([]netip.Addr{b6, b4}, got, same); diff != "" || err != nil {
 			t.Errorf("%s: %v %s", host, err, diff)

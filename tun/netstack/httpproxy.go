@@ -3,6 +3,7 @@ package netstack
 import (
 	"context"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -17,13 +18,16 @@ const (
 	// maxProxyHeader bounds the header of a request to the HTTP proxy, in bytes.
 	maxProxyHeader = 64 << 10
 
-	// requestTimeout is how long the server of a plain request may leave what was sent unacknowledged. Connections are kept for several
-	// requests: without it, one that is reused after the peer has gone would hang for a quarter of an hour.
+	// requestTimeout is how long nothing at all may come on a connection that is used for another plain request. Without it, one whose peer has
+	// gone meanwhile would hang for a quarter of an hour.
 	requestTimeout = 10 * time.Second
 
 	// proxyKeepAlive is how long a connection is kept for another request, on both sides.
 	proxyKeepAlive = time.Minute
 )
+
+// errBrokeOff is why a client is sent a reset.
+var errBrokeOff = errors.New("the answer broke off")
 
 // httpStatuses has the answer for each failure to connect.
 var httpStatuses = map[failure]int{
@@ -49,7 +53,6 @@ func (s *Stack) ServeHTTPProxy(o ProxyOptions) (*Proxy, error) {
 			c, err := p.dial(ctx, address)
 			if err == nil {
 				p.stack.keepAlive(c)
-				p.stack.giveUp(c, requestTimeout)
 			}
 			return c, err
 		},
@@ -138,17 +141,40 @@ func (h *httpProxy) admits(r *http.Request) bool {
 func (h *httpProxy) request(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithCancelCause(r.Context())
 	defer cancel(nil)
-	watched, stop := context.WithTimeout(ctx, requestTimeout)
+	watched, stop := context.WithTimeout(ctx, h.opts.request)
 	defer stop()
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		GotConn: func(c httptrace.GotConnInfo) {
 			if c.Reused {
-				go h.stack.watch(watched, addrPort(c.Conn.RemoteAddr()).Addr(), downAfter, func(err error) { cancel(fmt.Errorf("%s: %w", r.URL.Host, err)) })
+				go h.watch(watched, c.Conn, func(err error) { cancel(fmt.Errorf("%s: %w", r.URL.Host, err)) })
 			}
 		},
 		GotFirstResponseByte: stop,
 	})
+	w.Header()["Content-Type"] = nil // where the server says none, none is made up
+	defer func() {
+		switch err := recover(); err {
+		case nil:
+		case http.ErrAbortHandler: // the answer broke off, which a client of HTTP/1.0 takes for its end unless it is a reset
+			if in, _, err := http.NewResponseController(w).Hijack(); err == nil {
+				h.stack.reset(errBrokeOff, in)
+			}
+		default:
+			panic(err)
+		}
+	}()
 	h.forward.ServeHTTP(w, r.WithContext(ctx))
+}
+
+// watch calls back when the peer of a connection is known to be down, or has sent nothing until the deadline of ctx. An acknowledgement is enough:
+// a server may take its time, and close its window meanwhile, which TCP's user timeout would take for silence.
+func (h *httpProxy) watch(ctx context.Context, c net.Conn, gone func(error)) {
+	start, before, peer := time.Now(), h.stack.received(c), addrPort(c.RemoteAddr()).Addr()
+	h.stack.watch(ctx, peer, downAfter, gone)
+	<-ctx.Done()
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) && h.stack.received(c) == before {
+		gone(h.stack.noAnswer(peer, start))
+	}
 }
 
 // fail tells the client why there is no answer from beyond.

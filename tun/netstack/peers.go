@@ -104,13 +104,15 @@ func (s *Stack) watch(ctx context.Context, a netip.Addr, patience time.Duration,
 
 // gvisorErrors are the errors that gVisor's connections give as text alone, with those of package net.
 var gvisorErrors = map[string]error{
+	(&tcpip.ErrClosedForSend{}).String():      syscall.EPIPE,
 	(&tcpip.ErrConnectionRefused{}).String():  syscall.ECONNREFUSED,
+	(&tcpip.ErrConnectionReset{}).String():    syscall.ECONNRESET,
 	(&tcpip.ErrHostUnreachable{}).String():    syscall.EHOSTUNREACH,
 	(&tcpip.ErrNetworkUnreachable{}).String(): syscall.ENETUNREACH,
 	(&tcpip.ErrTimeout{}).String():            syscall.ETIMEDOUT,
 }
 
-// standardError replaces a failure to connect by its standard form, as far as there is one.
+// standardError replaces what a failure of gVisor's is about by its standard form, as far as there is one.
 func standardError(err error) error {
 	var op *net.OpError
 	if errors.As(err, &op) && op.Err != nil {

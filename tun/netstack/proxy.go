@@ -32,6 +32,7 @@ type ProxyOptions struct {
 	Logger   *slog.Logger // nil: silent
 
 	greeting time.Duration // 0: greetingTimeout
+	request  time.Duration // 0: requestTimeout
 }
 
 // allows reports whether a user with that password may use the proxy, in a time that doesn't tell how much of it was right.
@@ -61,6 +62,9 @@ type Proxy struct {
 func (s *Stack) listenProxy(kind string, o ProxyOptions) (*Proxy, error) {
 	if o.greeting == 0 {
 		o.greeting = greetingTimeout
+	}
+	if o.request == 0 {
+		o.request = requestTimeout
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)

@@ -465,6 +465,7 @@ func TestDialPatience(t *testing.T) {
 		why           string
 	}{
 		{"down", "10.0.0.3:80", a.DialPromptly, patience, downAfter, "carol: connecting: no offer"},
+		{"down, two addresses", "carol:80", a.DialPromptly, patience, downAfter, "carol: connecting: no offer"},
 		{"down, patiently", "10.0.0.3:80", a.DialContext, downAfter + 2*time.Second, downAfter + 2*time.Second, "carol: connecting: no offer"},
 		{"to be woken", "10.0.0.4:80", a.DialPromptly, downAfter + 2*time.Second, downAfter + 2*time.Second, "dave: idle"},
 	} {
@@ -478,7 +479,7 @@ func TestDialPatience(t *testing.T) {
 			}
 			var no *noAnswer
 			if !errors.As(err, &no) || no.after < c.least || no.after >= patience || !strings.HasSuffix(err.Error(), no.Error()) ||
-				fmt.Sprint(no.why) != c.why || !errors.Is(err, context.DeadlineExceeded) {
+				strings.Count(err.Error(), no.Error()) != 1 || fmt.Sprint(no.why) != c.why || !errors.Is(err, context.DeadlineExceeded) {
 				t.Errorf("got %v, want no answer within %v (%s)", err, c.least, c.why)
 			}
 		})
@@ -497,5 +498,54 @@ func TestLookupServerDown(t *testing.T) {
 	}
 	if failureOf(err) != failedTimeout {
 		t.Errorf("got failure %d, want %d", failureOf(err), failedTimeout)
+	}
+}
+
+// TestHTTPProxyReuse checks a request on a connection that was kept from an earlier one: a server that is gone is not waited for, one that reads
+// nothing for as long is.
+func TestHTTPProxyReuse(t *testing.T) {
+	const limit = time.Second
+	p, _, b := newProxy(t, (*Stack).ServeHTTPProxy, ProxyOptions{request: limit})
+	l, err := b.ListenTCP(netip.AddrPortFrom(b4, 80))
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodPost {
+			<-time.After(3 * limit)
+		}
+		n, err := io.Copy(io.Discard, r.Body)
+		fmt.Fprint(w, n, err)
+	})}
+	go server.Serve(l)
+	defer server.Close()
+	c := client(p, nil)
+	for _, request := range []struct {
+		method, body string
+		status       int
+		answer       string
+	}{
+		{http.MethodGet, "", http.StatusOK, "0 <nil>"},
+		{http.MethodPost, strings.Repeat("x", 2*maxTCPBuffer), http.StatusOK, fmt.Sprint(2*maxTCPBuffer, " <nil>")}, // more than all buffers have room for
+		{http.MethodGet, "", http.StatusGatewayTimeout, "wice-go: 10.0.0.2: no answer within "},
+	} {
+		if request.status != http.StatusOK {
+			if err := b.wg.Down(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		r, err := http.NewRequestWithContext(testContext(t), request.method, "http://10.0.0.2/", strings.NewReader(request.body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		answer, err := c.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, err := io.ReadAll(answer.Body)
+		answer.Body.Close()
+		if err != nil || answer.StatusCode != request.status || !strings.HasPrefix(string(text), request.answer) {
+			t.Errorf("%s: got %s %q, %v; want %d %q", request.method, answer.Status, text, err, request.status, request.answer)
+		}
 	}
 }

@@ -1,6 +1,7 @@
 package netstack
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/binary"
@@ -14,25 +15,29 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"golang.org/x/net/proxy"
 )
 
-// fakePeers has one peer, bob, with the addresses of the other end.
+// fakePeers has the peers bob, with the addresses of the other end, carol and dave.
 type fakePeers struct{}
 
 func (fakePeers) PeerAddresses(name string) []netip.Addr {
-	if strings.EqualFold(name, "bob") {
+	switch strings.ToLower(name) {
+	case "bob":
 		return []netip.Addr{b4, b6}
+	case "carol":
+		return []netip.Addr{silent, silent6}
 	}
 	return nil
 }
 
 func (fakePeers) Reason(a netip.Addr) (error, bool) {
 	switch a {
-	case silent:
+	case silent, silent6:
 		return errors.New("carol: connecting: no offer"), true
 	case asleep:
 		return errors.New("dave: idle"), false
@@ -40,10 +45,15 @@ func (fakePeers) Reason(a netip.Addr) (error, bool) {
 	return nil, false
 }
 
-func (fakePeers) Routed(a netip.Addr) bool { return a == b4 || a == b6 || a == silent || a == asleep }
+func (fakePeers) Routed(a netip.Addr) bool {
+	return slices.Contains([]netip.Addr{b4, b6, silent, silent6, asleep}, a)
+}
 
-// silent is an address of a peer that is down, and asleep that of one that is not looked for before there are packets. None answers.
-var silent, asleep = netip.MustParseAddr("10.0.0.3"), netip.MustParseAddr("10.0.0.4")
+// silent and silent6 are addresses of a peer that is down, and asleep that of one that is not looked for before there are packets. None answers.
+var (
+	silent, silent6 = netip.MustParseAddr("10.0.0.3"), netip.MustParseAddr("fd00::3")
+	asleep          = netip.MustParseAddr("10.0.0.4")
+)
 
 // newProxy makes a pair of stacks and a proxy into the first.
 func newProxy(t *testing.T, serve func(*Stack, ProxyOptions) (*Proxy, error), o ProxyOptions) (p *Proxy, a, b *node) {
@@ -568,4 +578,49 @@ func FuzzParseSOCKSDatagram(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestHTTPProxyAnswers checks what a client is told by servers that say little: nothing that they have not said.
+func TestHTTPProxyAnswers(t *testing.T) {
+	p, _, b := newProxy(t, (*Stack).ServeHTTPProxy, ProxyOptions{})
+	l, err := b.ListenTCP(netip.AddrPortFrom(b4, 80))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	for _, c := range []struct {
+		answer, body string
+		err          error
+	}{
+		{"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\n<html>.", "<html>.", nil},
+		{"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n9\r\nhe", "hello", syscall.ECONNRESET},
+	} {
+		client, err := net.Dial("tcp", p.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer client.Close()
+		if _, err := io.WriteString(client, "GET http://10.0.0.2/ HTTP/1.0\r\n\r\n"); err != nil {
+			t.Fatal(err)
+		}
+		server, err := l.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err = io.WriteString(server, c.answer); err != nil {
+			t.Fatal(err)
+		}
+		server.Close()
+		answer, err := http.ReadResponse(bufio.NewReader(client), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(answer.Body)
+		if !strings.HasPrefix(string(body), c.body) || !errors.Is(err, c.err) {
+			t.Errorf("%q: got %q, %v; want %q, %v", c.answer, body, err, c.body, c.err)
+		}
+		if kind, ok := answer.Header["Content-Type"]; ok {
+			t.Errorf("%q: got the content type %q", c.answer, kind)
+		}
+	}
 }
