@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -62,9 +63,8 @@ addresses: clients paste it into [Interface], and need nothing else.`,
 			if err != nil {
 				return err
 			}
-			for _, line := range server.Lines() {
-				fmt.Fprintln(a.stdout, line)
-			}
+			// In one piece: who has read one of them has them all.
+			fmt.Fprintln(a.stdout, strings.Join(server.Lines(), "\n"))
 			<-ctx.Done()
 			return server.Close()
 		},

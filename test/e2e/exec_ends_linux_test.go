@@ -52,7 +52,9 @@ func TestExecLeavesNothing(t *testing.T) {
 				}
 			})
 			e := startAsNobody(na, nil, "exec", way.target, "--", "sh", "-c", fmt.Sprintf(leavesBehind, mark)+"readlink /proc/self/ns/net; read line; "+end.script)
-			na.w.until(patience, "the processes run", func() (bool, string) { return len(running(" "+mark)) == 7, fmt.Sprint(running(" "+mark), e) })
+			na.w.until(patience, "the processes run, and it has said where", func() (bool, string) {
+				return len(running(" "+mark)) == 7 && strings.HasSuffix(e.out.String(), "\n"), fmt.Sprint(running(" "+mark), e)
+			})
 			namespace := strings.TrimSpace(e.out.String())
 			if joined && openFiles(t, na.daemons()[0]) <= files {
 				t.Fatal("the daemon has no more files open than without the command")

@@ -331,7 +331,8 @@ func (r *rendezvous) start() []string {
 		_ = cmd.Wait()
 		close(exited)
 	}(r.cmd, r.exited)
-	r.w.until(patience, "rendezvous prints its line", func() (bool, string) {
+	// All lines come in one piece.
+	r.w.until(patience, "rendezvous prints its lines", func() (bool, string) {
 		return strings.HasSuffix(out.String(), "\n"), r.log.String()
 	})
 	var lines []string
