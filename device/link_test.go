@@ -81,4 +81,24 @@ func TestDropInFollowsLink(t *testing.T) {
 	port(true)
 	e.until(t, "connected after the link was down", connected)
 	e.ping(t, other.address)
+
+	// The file again: what it adds, though it has no peers that are wanted, and keeps those that it does not have.
+	reload := func(want string, peers ...config.Peer) {
+		t.Helper()
+		plan, err := dev.Reload(&config.Config{Peers: peers})
+		if err != nil || fmt.Sprint(plan.Changes) != want {
+			t.Fatalf("reload: got %v, %v, want %s", plan, err, want)
+		}
+	}
+	session := dev.lookup(bob.Public()).session
+	reload("[peer robert: Name]", config.Peer{PublicKey: bob.Public(), Name: "robert"}, config.Peer{PublicKey: alice.Public()})
+	if s := e.until(t, "connected after a reload", connected); s.Peers[0].Name != "robert" || dev.lookup(bob.Public()).session != session {
+		t.Errorf("got the name %q, and a session that is another one", s.Peers[0].Name)
+	}
+	reload("[peer robert: ICE]", config.Peer{PublicKey: bob.Public(), Name: "robert", ICE: config.ICEOff})
+	e.until(t, "plain", func(s *control.Status) bool { return s.Peers[0].State == control.StatePlain })
+	e.ping(t, other.address)
+	reload(fmt.Sprintf("[peer %s: Name, ICE]", bob.Public()))
+	e.until(t, "connected without what the file said", connected)
+	e.ping(t, other.address)
 }
