@@ -3,6 +3,7 @@ package device
 import (
 	"fmt"
 	"net/netip"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -77,11 +78,28 @@ func TestDropInFollowsLink(t *testing.T) {
 		}
 	}
 	port(false)
+	reason := func(want string) {
+		t.Helper()
+		if s, err := dev.Status(t.Context()); err != nil || !strings.Contains(s.Peers[0].Reason, want) {
+			t.Errorf("got %+v, %v, want the reason %q", s, err, want)
+		}
+	}
+	reason("the interface is down")
 	link.events <- wgtun.EventUp
 	port(true)
 	e.until(t, "connected after the link was down", connected)
 	e.ping(t, other.address)
 
+	for i, private := range []key.Private{{}, alice} {
+		want := []string{"no private key", ""}[i]
+		if err := dev.ipcSet(fmt.Appendf(nil, "private_key=%s\n", private.Hex())); err != nil {
+			t.Fatal(err)
+		}
+		reason(want)
+		if s, err := dev.Status(t.Context()); err != nil || (s.PublicKey == "") != private.IsZero() {
+			t.Errorf("got the public key %q, %v", s.PublicKey, err)
+		}
+	}
 	// The file again: what it adds, though it has no peers that are wanted, and keeps those that it does not have.
 	reload := func(want string, peers ...config.Peer) {
 		t.Helper()
