@@ -51,6 +51,7 @@ func (d *Device) Reload(file *config.Config) (*config.Reload, error) {
 	}
 	d.file.Store(newSettings(plan.Config))
 	set := d.newSet([]byte(plan.Set))
+	set.concerns = true // the file does too
 	var named []*namedEndpoint
 	var plain []func()
 	for _, c := range plan.Changes {
