@@ -3,6 +3,7 @@ package device
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"net/netip"
 	"runtime/debug"
@@ -37,7 +38,12 @@ func (d *Device) applySet(set *setOperation) error {
 	if len(set.text) >= largeSet {
 		defer func() { time.AfterFunc(tidyAfter, debug.FreeOSMemory) }()
 	}
+	port := d.bind.Port()
 	err := d.wg.IpcSetOperation(set)
+	if err != nil && port != 0 && d.bind.Port() == 0 {
+		// Another program has the port that was asked for. wireguard-go has none then, and the interface is dead; Linux stays at its own.
+		err = errors.Join(err, d.wg.IpcSet(fmt.Sprintf("listen_port=%d\n", port)))
+	}
 	if !set.concerns {
 		return err
 	}
