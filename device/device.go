@@ -55,7 +55,7 @@ type Options struct {
 	Tun    wgtun.Device   // required; belongs to the device, which closes it, also when New fails
 
 	// DropIn makes it behave as wireguard-go's: keys and peers come by the UAPI alone, and the interface goes down and up with the link of its
-	// TUN. Of Config counts what [config.Config.Additions] leaves.
+	// TUN. Config is what [config.LoadAdditions] returns.
 	DropIn bool
 
 	// TunKind is what status calls the TUN: "kernel" or "netstack".

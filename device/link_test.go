@@ -3,6 +3,7 @@ package device
 import (
 	"fmt"
 	"net/netip"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -77,8 +78,45 @@ func TestDropInFollowsLink(t *testing.T) {
 		}
 	}
 	port(false)
+	reason := func(want string) {
+		t.Helper()
+		if s, err := dev.Status(t.Context()); err != nil || !strings.Contains(s.Peers[0].Reason, want) {
+			t.Errorf("got %+v, %v, want the reason %q", s, err, want)
+		}
+	}
+	reason("the interface is down")
 	link.events <- wgtun.EventUp
 	port(true)
 	e.until(t, "connected after the link was down", connected)
+	e.ping(t, other.address)
+
+	for i, private := range []key.Private{{}, alice} {
+		want := []string{"no private key", ""}[i]
+		if err := dev.ipcSet(fmt.Appendf(nil, "private_key=%s\n", private.Hex())); err != nil {
+			t.Fatal(err)
+		}
+		reason(want)
+		if s, err := dev.Status(t.Context()); err != nil || (s.PublicKey == "") != private.IsZero() {
+			t.Errorf("got the public key %q, %v", s.PublicKey, err)
+		}
+	}
+	// The file again: what it adds, though it has no peers that are wanted, and keeps those that it does not have.
+	reload := func(want string, peers ...config.Peer) {
+		t.Helper()
+		plan, err := dev.Reload(&config.Config{Peers: peers})
+		if err != nil || fmt.Sprint(plan.Changes) != want {
+			t.Fatalf("reload: got %v, %v, want %s", plan, err, want)
+		}
+	}
+	session := dev.lookup(bob.Public()).session
+	reload("[peer robert: Name]", config.Peer{PublicKey: bob.Public(), Name: "robert"}, config.Peer{PublicKey: alice.Public()})
+	if s := e.until(t, "connected after a reload", connected); s.Peers[0].Name != "robert" || dev.lookup(bob.Public()).session != session {
+		t.Errorf("got the name %q, and a session that is another one", s.Peers[0].Name)
+	}
+	reload("[peer robert: ICE]", config.Peer{PublicKey: bob.Public(), Name: "robert", ICE: config.ICEOff})
+	e.until(t, "plain", func(s *control.Status) bool { return s.Peers[0].State == control.StatePlain })
+	e.ping(t, other.address)
+	reload(fmt.Sprintf("[peer %s: Name, ICE]", bob.Public()))
+	e.until(t, "connected without what the file said", connected)
 	e.ping(t, other.address)
 }

@@ -143,6 +143,36 @@ func TestPeersReplaced(t *testing.T) {
 	a.ping(t, b.address)
 }
 
+// TestSetLooksAtPeers is about which set operations have sessions and endpoints looked at, all of them: not the keys of a peer that is there.
+func TestSetLooksAtPeers(t *testing.T) {
+	bob, carol := key.NewPrivate(), key.NewPrivate().Public().Hex()
+	a := newEnd(t, new(inproc.Bus), key.NewPrivate(), "10.7.0.1", peerSection(bob, "10.7.0.2", ""))
+	peer := "public_key=" + bob.Public().Hex() + "\n"
+	for _, test := range []struct {
+		text string
+		want bool
+	}{
+		{"", false},
+		{peer + "preshared_key=" + key.NewPreshared().Hex() + "\n", false},
+		{peer + "update_only=true\nprotocol_version=1\npersistent_keepalive_interval=9\n\n", false},
+		{"public_key=" + carol + "\nupdate_only=true\n" + peer + "persistent_keepalive_interval=0\n", true},
+		{"public_key=" + carol + "\n", true},
+		{"public_key=" + carol + "\nremove=true\n", true},
+		{peer + "endpoint=127.0.0.1:9\n", true},
+		{peer + "replace_allowed_ips=true\n", true},
+		{peer + "allowed_ip=10.7.0.3/32\n", true},
+		{"fwmark=0\n", true},
+		{"private_key=" + bob.Hex() + "\n", true},
+		{"replace_peers=true\n", true},
+	} {
+		before := a.behind.Load()
+		a.set(t, test.text)
+		if got := a.behind.Load() != before; got != test.want {
+			t.Errorf("%q: looked at: got %t, want %t", test.text, got, test.want)
+		}
+	}
+}
+
 // TestClosedRefuses checks that nothing starts again after Close.
 func TestClosedRefuses(t *testing.T) {
 	a := newEnd(t, new(inproc.Bus), key.NewPrivate(), "10.7.0.1", "")

@@ -30,7 +30,8 @@ func (d *Device) peerConfig(pk key.Public) config.Peer { return d.file.Load().pe
 
 // Reload makes the running interface what the file says, and leaves alone what does not differ: a peer without a change keeps its session,
 // its path and its keys, and loses no packet. The result says what has changed, and what can't while the interface is up. After an error about
-// the port nothing has changed; after another one the rest may have, and the next Reload goes on. See [config.PlanReload].
+// the port nothing has changed; after another one the rest may have, and the next Reload goes on. See [config.PlanReload], and, for
+// Options.DropIn, [config.PlanAdditions].
 //
 // The routes and the mark are the caller's: see [Device.SetMark].
 func (d *Device) Reload(file *config.Config) (*config.Reload, error) {
@@ -39,11 +40,7 @@ func (d *Device) Reload(file *config.Config) (*config.Reload, error) {
 	if d.ctx.Err() != nil {
 		return nil, errClosed
 	}
-	state, err := d.UAPIState()
-	if err != nil {
-		return nil, err
-	}
-	plan, err := config.PlanReload(d.Config(), state, file)
+	plan, err := d.planReload(file)
 	if err != nil || len(plan.Changes) == 0 {
 		return plan, err
 	}
@@ -54,6 +51,7 @@ func (d *Device) Reload(file *config.Config) (*config.Reload, error) {
 	}
 	d.file.Store(newSettings(plan.Config))
 	set := d.newSet([]byte(plan.Set))
+	set.concerns = true // the file does too
 	var named []*namedEndpoint
 	var plain []func()
 	for _, c := range plan.Changes {
@@ -92,6 +90,17 @@ func (d *Device) Reload(file *config.Config) (*config.Reload, error) {
 		return nil, fmt.Errorf("not all changes could be made: %w", err)
 	}
 	return plan, nil
+}
+
+func (d *Device) planReload(file *config.Config) (*config.Reload, error) {
+	if d.opts.DropIn {
+		return config.PlanAdditions(d.Config(), file), nil
+	}
+	state, err := d.UAPIState()
+	if err != nil {
+		return nil, err
+	}
+	return config.PlanReload(d.Config(), state, file)
 }
 
 // setPort makes WireGuard listen on another port, 0 or nil for a random one, or leaves it where it is.

@@ -34,9 +34,11 @@ func (d *Device) Status(context.Context) (*control.Status, error) {
 	}
 	s := &control.Status{
 		Interface:  d.opts.Name,
-		PublicKey:  state.privateKey.Public().String(),
 		ListenPort: state.listenPort,
 		Tun:        d.opts.TunKind,
+	}
+	if !state.privateKey.IsZero() {
+		s.PublicKey = state.privateKey.Public().String()
 	}
 	signaling := d.signalingStatuses()
 	for _, b := range signaling {
@@ -122,14 +124,21 @@ func stateOf(s session.State) control.PeerState {
 
 // plainReason says why a peer without ICE is one.
 func (d *Device) plainReason(w *wgPeer, answers bool) string {
+	d.mu.RLock()
+	keyless := d.identity.IsZero()
+	d.mu.RUnlock()
 	var why string
 	switch {
 	case d.peerConfig(w.publicKey).ICE == config.ICEOff:
 		why = "ICE = off"
 	case w.publicKey.Validate() != nil:
 		why = "no ICE: " + w.publicKey.Validate().Error()
-	default:
+	case len(d.opts.Backends) == 0:
 		why = "no signaling is configured"
+	case keyless:
+		why = "no ICE: the interface has no private key"
+	default:
+		why = "no ICE: the interface is down"
 	}
 	switch {
 	case w.endpoint == "":

@@ -15,6 +15,7 @@ import (
 
 	"golang.zx2c4.com/wireguard/conn"
 	wgdevice "golang.zx2c4.com/wireguard/device"
+	"golang.zx2c4.com/wireguard/ipc"
 	wgtun "golang.zx2c4.com/wireguard/tun"
 	"golang.zx2c4.com/wireguard/tun/tuntest"
 
@@ -29,9 +30,10 @@ import (
 //     one that breaks off with an error of the connection changes nothing. So the answer to one that fails comes after its last line,
 //     and not after the wrong one.
 //   - An operation that a client writes without waiting for the answer to the one before is answered. wireguard-go reads ahead in a set operation and drops it.
+//   - A port that another program has leaves the interface at the one that it had. wireguard-go closes its sockets.
 //   - An IPv4 address written as an IPv6 one (::ffff:192.0.2.1) is that IPv4 address. wireguard-go can't send there.
 //
-// The first two do not show in what [rivals] feeds; the third is evened out in [comparable].
+// The first two do not show in what [rivals] feeds; the others are evened out in [comparable].
 
 // downTUN never says that it is up, which would bring the device up.
 type downTUN struct {
@@ -338,6 +340,27 @@ func TestUAPIPortInUse(t *testing.T) {
 	defer taken.Close()
 	_, port, _ := net.SplitHostPort(taken.LocalAddr().String())
 	agree(t, newRivals(t, true), "", "set=1\nlisten_port="+port+"\npublic_key="+setKeys[0].Public().Hex()+"\n\n")
+}
+
+// TestPortTaken is about what wireguard-go does not do: an interface that can't have another port keeps its own, and its peers.
+func TestPortTaken(t *testing.T) {
+	a, b := newPair(t)
+	taken, err := net.ListenUDP("udp", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	port := a.bind.Port()
+	if err := a.ipcSet(fmt.Appendf(nil, "listen_port=%d\n", taken.LocalAddr().(*net.UDPAddr).Port)); errno(err) != ipc.IpcErrorPortInUse {
+		t.Errorf("got %v, want that another program has the port", err)
+	}
+	if got := a.bind.Port(); got != port {
+		t.Errorf("got the port %d, want the former one, %d", got, port)
+	}
+	a.ping(t, b.address)
+	if s := a.until(t, "connected", connected); s.ListenPort != port || s.Peers[0].Restarts != 0 {
+		t.Errorf("got %+v, want port %d and the session of before", s, port)
+	}
 }
 
 // TestUAPIGoesOn has what wireguard-go's does not: see the top.

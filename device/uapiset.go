@@ -3,6 +3,7 @@ package device
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"net/netip"
 	"runtime/debug"
@@ -37,7 +38,16 @@ func (d *Device) applySet(set *setOperation) error {
 	if len(set.text) >= largeSet {
 		defer func() { time.AfterFunc(tidyAfter, debug.FreeOSMemory) }()
 	}
-	return errors.Join(d.wg.IpcSetOperation(set), d.reconcile(set))
+	port := d.bind.Port()
+	err := d.wg.IpcSetOperation(set)
+	if err != nil && port != 0 && d.bind.Port() == 0 {
+		// Another program has the port that was asked for. wireguard-go has none then, and the interface is dead; Linux stays at its own.
+		err = errors.Join(err, d.wg.IpcSet(fmt.Sprintf("listen_port=%d\n", port)))
+	}
+	if !set.concerns {
+		return err
+	}
+	return errors.Join(err, d.reconcile(set))
 }
 
 // setOperation is a set operation that wireguard-go reads line by line, so that what it has read is what it has done but for the last line.
@@ -54,6 +64,7 @@ type setOperation struct {
 	moved   bool // from the port that was open
 
 	// What follows is of the lines that were read.
+	concerns      bool                          // sessions and endpoints; to look at thousands of peers takes long
 	endpoints     map[key.Public]netip.AddrPort // those that it sets; the zero value is that of a peer that it removes, and may add again
 	replacesPeers bool                          // all peers are removed first
 	ice           map[key.Public]bool           // peers that it makes, and that take part in ICE
@@ -89,6 +100,7 @@ func (s *setOperation) Read(b []byte) (int, error) {
 // note takes in a line before wireguard-go does, which finds by itself what is wrong with it, and reports whether wireguard-go is to read it.
 func (s *setOperation) note(line string) bool {
 	name, value, _ := strings.Cut(line, "=")
+	s.concerns = s.concerns || !ofPeerAlone(name)
 	switch name {
 	case "listen_port":
 		if !s.section && !s.moved && s.device.hasPort(value) {
@@ -102,6 +114,7 @@ func (s *setOperation) note(line string) bool {
 		s.pk, err = key.ParsePublicHex(value)
 		s.section = err == nil
 		s.created = s.section && s.peer() == nil
+		s.concerns = s.concerns || s.created
 	case "remove":
 		if value == "true" && s.section {
 			s.endpoints[s.pk] = netip.AddrPort{}
@@ -112,6 +125,16 @@ func (s *setOperation) note(line string) bool {
 		}
 	}
 	return true
+}
+
+// ofPeerAlone reports whether a line only says which peer is meant, or what WireGuard alone has to know of it: programs that renew preshared
+// keys do so for each peer again and again.
+func ofPeerAlone(name string) bool {
+	switch name {
+	case "", "public_key", "update_only", "preshared_key", "persistent_keepalive_interval", "protocol_version":
+		return true
+	}
+	return false
 }
 
 // peer is that of the section, nil if wireguard-go does not have it at this moment: it is yet to be made, or was removed.

@@ -36,7 +36,8 @@ func (a *app) runForeground(ctx context.Context, name string, cfg *config.Config
 	if err != nil {
 		return err
 	}
-	return a.serve(ctx, &running{name: name, cfg: cfg, flags: f}, level, f.readyFD != 0)
+	read := func() (*config.Config, []config.Warning, error) { return readConfig(cfg.File, f) }
+	return a.serve(ctx, &running{name: name, cfg: cfg, read: read, flags: f}, level, f.readyFD != 0)
 }
 
 // serve sets an interface up and serves it until it is told to stop. The log goes to a file or to stderr.
@@ -78,7 +79,8 @@ func (a *app) serve(ctx context.Context, r *running, level slog.Level, logFile b
 type running struct {
 	app   *app
 	name  string
-	cfg   *config.Config // at the start; see config
+	cfg   *config.Config                                   // at the start; see config
+	read  func() (*config.Config, []config.Warning, error) // the file again, with what wins over it
 	flags upFlags
 	log   *slog.Logger
 	ready *readiness
@@ -258,7 +260,7 @@ func (r *running) newTunnel(kernel wgtun.Device, uapi net.Listener) (t *tunnel.T
 // saveConfig writes the state of the interface into its file, for SaveConfig.
 func (r *running) saveConfig() error {
 	if r.dropIn {
-		return r.othersDo("wg-quick save")
+		return fmt.Errorf("%s was set up by other tools, not from a file: use theirs (wg-quick save)", r.name)
 	}
 	state, err := r.dev.UAPIState()
 	if err != nil {

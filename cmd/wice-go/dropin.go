@@ -42,13 +42,24 @@ func (a *app) dropIn(ctx context.Context, name string, foreground bool, readyFD 
 		return usageError(fmt.Errorf("there is no verb %q, nor can an interface have that name; see \"wice-go --help\"", name))
 	}
 	flags := upFlags{readyFD: readyFD}
-	cfg, err := a.dropInConfig(name, &flags)
+	cfg, warnings, err := a.dropInConfig(name, &flags)
+	for _, w := range warnings {
+		if readyFD == 0 { // else the parent has said it
+			a.warn("%v", w)
+		}
+	}
 	if err != nil {
 		return err
 	}
 	level, output := a.dropInLog()
 	if foreground || a.getenv(envForeground) == "1" {
-		err := a.serve(ctx, &running{name: name, cfg: cfg, flags: flags, dropIn: true}, level, readyFD != 0 && !output)
+		read := func() (*config.Config, []config.Warning, error) {
+			if _, err := a.paths.FindConfig(name); err != nil { // it would be as good as an empty one
+				return nil, nil, err
+			}
+			return a.dropInConfig(name, &upFlags{})
+		}
+		err := a.serve(ctx, &running{name: name, cfg: cfg, read: read, flags: flags, dropIn: true}, level, readyFD != 0 && !output)
 		if err != nil && readyFD != 0 {
 			return &exitError{exitCode(err), nil} // the parent, which may have the same stderr, has said it
 		}
@@ -70,33 +81,26 @@ func (a *app) dropIn(ctx context.Context, name string, foreground bool, readyFD 
 }
 
 // dropInConfig reads what the interface's file, if there is one, and the environment add to WireGuard.
-func (a *app) dropInConfig(name string, f *upFlags) (*config.Config, error) {
-	cfg := &config.Config{Interface: config.Interface{Signaling: config.DefaultSignaling()}}
+func (a *app) dropInConfig(name string, f *upFlags) (cfg *config.Config, warnings []config.Warning, err error) {
+	cfg = &config.Config{Interface: config.Interface{Signaling: config.DefaultSignaling()}}
 	file, err := a.paths.FindConfig(name)
 	switch {
 	case err == nil:
-		full, warnings, err := config.Load(file)
-		if f.readyFD == 0 { // else the parent has said it
-			for _, w := range warnings {
-				a.warn("%v", w)
-			}
+		if cfg, warnings, err = config.LoadAdditions(file); err != nil {
+			return nil, warnings, err
 		}
-		if err != nil {
-			return nil, err
-		}
-		cfg = full.Additions()
-	case !errors.Is(err, fs.ErrNotExist) && f.readyFD == 0:
-		a.warn("%v", err)
+	case !errors.Is(err, fs.ErrNotExist):
+		warnings = append(warnings, config.Warning{File: name, Text: err.Error()})
 	}
 	variables := pflag.NewFlagSet(name, pflag.ContinueOnError)
 	f.addTunnelFlags(variables)
 	if err := a.flagsFromEnv(variables); err != nil {
-		return nil, err
+		return nil, warnings, err
 	}
 	if err := f.apply(&cfg.Interface); err != nil {
-		return nil, err
+		return nil, warnings, err
 	}
-	return cfg, cfg.CheckBackends(slices.Sorted(maps.Keys(tunnel.Backends())))
+	return cfg, warnings, cfg.CheckBackends(slices.Sorted(maps.Keys(tunnel.Backends())))
 }
 
 // dropInLog reads LOG_LEVEL as wireguard-go does: with a level that says something, a daemon in the background keeps the output of the command

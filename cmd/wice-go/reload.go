@@ -23,7 +23,8 @@ func newReloadCommand(a *app) *cobra.Command {
 		Short: "Apply the changes of an interface's file while it runs",
 		Long: `Apply the changes of an interface's file while it runs, as "wg syncconf" does, and print them. Peers that stay as they are keep their
 sessions and lose no packet. What can take effect only when the interface comes up anew is named. An error in the file changes nothing.
-SIGHUP to the daemon does the same, with the result in its log.`,
+SIGHUP to the daemon does the same, with the result in its log. Of an interface that other tools have set up the lines "#!wice" are applied;
+the rest is for theirs ("wg syncconf").`,
 		Example:           "  wice-go reload wg0",
 		Args:              exactArgs(1),
 		ValidArgsFunction: a.completeRunning,
@@ -88,10 +89,7 @@ func (r *running) reload() (control.Reloaded, error) {
 	defer r.changing.Unlock()
 	defer r.reloading()()
 	result := control.Reloaded{Changed: []string{}}
-	if r.dropIn {
-		return result, r.othersDo("wg syncconf")
-	}
-	file, warnings, err := readConfig(r.cfg.File, r.flags)
+	file, warnings, err := r.read()
 	for _, w := range warnings {
 		r.log.Warn("configuration file", "warning", w)
 		result.Warnings = append(result.Warnings, w.String())
@@ -107,7 +105,11 @@ func (r *running) reload() (control.Reloaded, error) {
 		r.log.Info("reloaded", "change", c)
 		result.Changed = append(result.Changed, c.String())
 	}
-	if result.Pending = plan.Pending; len(plan.Pending) > 0 {
+	if len(plan.Pending) > 0 && r.dropIn {
+		result.Warnings = append(result.Warnings, strings.Join(plan.Pending, ", ")+": not before the interface is made anew")
+		r.log.Warn("reloaded in part: " + result.Warnings[len(result.Warnings)-1])
+	} else if len(plan.Pending) > 0 {
+		result.Pending = plan.Pending
 		r.log.Warn("reloaded in part: " + pendingText(r.name, plan.Pending))
 	}
 	if len(plan.Changes) == 0 {
@@ -117,11 +119,6 @@ func (r *running) reload() (control.Reloaded, error) {
 		r.checkProxies()
 	}
 	return result, errors.Join(err, r.reroute(plan, &result))
-}
-
-// othersDo is the error of what is left to the tools that have set the interface up.
-func (r *running) othersDo(tool string) error {
-	return fmt.Errorf("%s was set up by other tools, not from a file: use theirs (%s)", r.name, tool)
 }
 
 // reroute makes mark and routes follow the peers of a reload. The sockets have the mark first: what they dialled in between would be routed

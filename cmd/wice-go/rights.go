@@ -20,9 +20,9 @@ type rights struct {
 func (r *running) dropRights() {
 	var need rights
 	need.ping = r.stack == nil
+	need.file = r.cfg.File
 	if !r.dropIn {
 		i := &r.cfg.Interface
-		need.file = r.cfg.File
 		need.commands = len(i.PreDown)+len(i.PostDown) > 0 || r.configured != nil && r.configured.RunsScripts()
 	}
 	kept, err := dropCapabilities(need)

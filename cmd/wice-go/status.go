@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -216,7 +217,7 @@ func statusTitle(s *control.Status) string {
 	if len(backends) == 0 {
 		backends = append(backends, "not connected")
 	}
-	return fmt.Sprintf("%s: %s, port %d, %s, signaling: %s\n", s.Interface, s.PublicKey, s.ListenPort, s.Tun, strings.Join(backends, ", "))
+	return fmt.Sprintf("%s: %s, port %d, %s, signaling: %s\n", s.Interface, cmp.Or(s.PublicKey, "no private key"), s.ListenPort, s.Tun, strings.Join(backends, ", "))
 }
 
 // statusTable renders one line a peer in columns, with a heading for people.

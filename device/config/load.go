@@ -10,7 +10,13 @@ import (
 )
 
 // Load reads the file at path. The warnings tell of what works although it is hardly meant so; they come with an error too.
-func Load(path string) (*Config, []Warning, error) {
+func Load(path string) (*Config, []Warning, error) { return load(path, false) }
+
+// LoadAdditions reads what the file at path adds to WireGuard, its lines "#!wice", and the public keys of the peers that they stand at: an
+// interface that wg and wg-quick set up takes all else from them. So what is wrong with other lines, or missing, is theirs to find.
+func LoadAdditions(path string) (*Config, []Warning, error) { return load(path, true) }
+
+func load(path string, additions bool) (*Config, []Warning, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, nil, explain(path, err)
@@ -27,7 +33,7 @@ func Load(path string) (*Config, []Warning, error) {
 	if mode := info.Mode(); mode.IsRegular() && readableByOthers(mode) {
 		warnings = append(warnings, Warning{File: path, Text: fmt.Sprintf("others can read this file and its private key (mode %04o): run \"chmod 600 %s\"", mode.Perm(), path)})
 	}
-	c, more, err := parse(path, f)
+	c, more, err := parse(path, f, additions)
 	return c, append(warnings, more...), err
 }
 

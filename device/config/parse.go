@@ -21,11 +21,11 @@ const (
 // Parse reads a configuration. The name of the file stands in messages alone. All that is wrong is reported at once, as
 // [*ParseError] values joined by [errors.Join]; then there is no Config.
 func Parse(file string, r io.Reader) (*Config, error) {
-	c, _, err := parse(file, r)
+	c, _, err := parse(file, r, false)
 	return c, err
 }
 
-func parse(file string, r io.Reader) (*Config, []Warning, error) {
+func parse(file string, r io.Reader, additions bool) (*Config, []Warning, error) {
 	text, err := io.ReadAll(io.LimitReader(r, MaxSize+1))
 	if err != nil {
 		return nil, nil, &ParseError{File: file, Err: err}
@@ -34,6 +34,7 @@ func parse(file string, r io.Reader) (*Config, []Warning, error) {
 		return nil, nil, &ParseError{File: file, Err: ErrTooLarge}
 	}
 	p := newParser(file)
+	p.additions = additions
 	text = bytes.TrimPrefix(text, []byte("\ufeff")) // editors of Windows leave a mark there
 	for line := range bytes.Lines(text) {
 		p.line++
@@ -66,10 +67,11 @@ func (s section) String() string {
 
 // parser is the state between two lines.
 type parser struct {
-	config   Config
-	warnings []Warning
-	errs     []error
-	dropped  int // errors beyond maxErrors
+	config    Config
+	additions bool // all but these is for others: see [LoadAdditions]
+	warnings  []Warning
+	errs      []error
+	dropped   int // errors beyond maxErrors
 
 	keys map[keyID]keyDef
 
@@ -198,7 +200,9 @@ func (p *parser) startSection(line string) {
 	default:
 		p.section, p.skip = sectionNone, true
 		p.text = redact(line, "")
-		p.fail(errors.New("not a section: want [Interface] or [Peer]"))
+		if !p.additions {
+			p.fail(errors.New("not a section: want [Interface] or [Peer]"))
+		}
 	}
 }
 
@@ -217,6 +221,15 @@ func (p *parser) assign(line string, wice bool) {
 		shown = "#!wice " + line
 	}
 	p.text = redact(shown, p.name)
+	if p.additions && !wice {
+		if p.section == sectionPeer && strings.EqualFold(p.name, "PublicKey") {
+			if err := p.setPublicKey(strip(value)); err != nil {
+				p.peerBad = true
+				p.warn("%s: %v: the lines \"#!wice\" of this section don't count", p.text, err)
+			}
+		}
+		return
+	}
 	if !found {
 		p.fail(errors.New("want Key = Value"))
 		return
@@ -263,6 +276,7 @@ func (p *parser) endPeer() {
 	p.section = sectionNone
 	switch {
 	case p.peerBad: // reported
+	case p.additions && p.peer.PublicKey.IsZero(): // for others to find
 	case p.peer.PublicKey.IsZero():
 		p.failAt(p.peerLine, "[Peer]", errors.New("the section has no PublicKey: it is what the other side prints with \"wice-go pubkey\""))
 	case len(p.config.Peers) == MaxPeers:
@@ -278,6 +292,7 @@ func (p *parser) finish() {
 	p.endPeer()
 	i := &p.config.Interface
 	switch {
+	case p.additions:
 	case p.interfaceLine == 0:
 		p.failAt(0, "", errors.New("there is no [Interface] section"))
 	case i.PrivateKey.IsZero() && !p.badKeyAt && !setsPrivateKey(i.PreUp) && !setsPrivateKey(i.PostUp):

@@ -341,12 +341,12 @@ func TestWarnings(t *testing.T) {
 		{"misspelled", head + "#!wcie Lazy = true\n", `begins with "#!wice "`},
 		{"small MTU", head + "MTU = 1000\n", "no IPv6"},
 	} {
-		_, warnings, err := parse("wg0.conf", strings.NewReader(c.text))
+		_, warnings, err := parse("wg0.conf", strings.NewReader(c.text), false)
 		if err != nil || len(warnings) != 1 || !strings.Contains(warnings[0].String(), c.want) {
 			t.Errorf("%s: got %v, %v; want %q", c.name, warnings, err, c.want)
 		}
 	}
-	c, warnings, err := parse("", strings.NewReader(head+"##!wice Lazy = true\n# #!wice Lazy = true\n# wice-go is nice = so\n#!/bin/sh\n"))
+	c, warnings, err := parse("", strings.NewReader(head+"##!wice Lazy = true\n# #!wice Lazy = true\n# wice-go is nice = so\n#!/bin/sh\n"), false)
 	if err != nil || len(warnings) != 0 || c.Interface.Lazy {
 		t.Errorf("plain comments: got %v, %v, %v", c, warnings, err)
 	}
@@ -460,29 +460,72 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
-// What other programs set up is left out of the additions: keys, addresses, endpoints.
-func TestAdditions(t *testing.T) {
-	cfg, err := Parse("wg0.conf", strings.NewReader(`[Interface]
-PrivateKey = 6MFlvKwMQ+wQVCo7HeuhLqMWUOCdTrBYWrg2LzAdHHA=
+// loadAdditions writes a file, and reads what it adds to WireGuard.
+func loadAdditions(t *testing.T, text string) (*Config, []Warning, error) {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "wg0.conf")
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return LoadAdditions(file)
+}
+
+// What other programs set up is left out of the additions, be it right or wrong for us: keys, addresses, endpoints.
+func TestLoadAdditions(t *testing.T) {
+	got, warnings, err := loadAdditions(t, `Endpoint = nowhere
+[Interface]
+PrivateKey = secret
 Address = 10.0.0.1/24
+Table = vpn
 ListenPort = 51820
+Frobnicate = 5
+nonsense
 #!wice Signaling = libp2p:?mdns=false
 #!wice Lazy = true
 [Peer]
-PublicKey = tHlV+cIMSYx0Bzxoh224pCk/y/bcMol5ZE2uz6/cPTM=
-AllowedIPs = 10.0.0.2/32
+PublicKey=`+peerText1+` # bob
+AllowedIPs = all
 Endpoint = 192.0.2.1:51820
 PersistentKeepalive = 25
 #!wice Name = bob
 #!wice ICE = off
-`))
+[Peer]
+#!wice Name = nobody
+[Peer]
+publickey = `+peerText1+`
+#!wice Name = again
+[Peer]
+PublicKey = short
+#!wice Name = short
+[Pear]
+#!wice Name = pear
+`)
 	if err != nil {
 		t.Fatal(err)
 	}
-	got := cfg.Additions()
-	want := &Config{File: "wg0.conf", Interface: Interface{Signaling: cfg.Interface.Signaling, Lazy: true},
-		Peers: []Peer{{PublicKey: cfg.Peers[0].PublicKey, Name: "bob", ICE: ICEOff}}}
+	bob, err := key.ParsePublic(peerText1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := &Config{File: got.File, Interface: Interface{Signaling: []Signaling{{Backend: "libp2p", Query: url.Values{"mdns": {"false"}}, Line: 9}}, Lazy: true},
+		Peers: []Peer{{PublicKey: bob, Name: "bob", ICE: ICEOff}}}
 	if d := cmp.Diff(want, got, cmp.Comparer(func(a, b key.Private) bool { return a == b })); d != "" {
 		t.Errorf("(-want +got)\n%s", d)
+	}
+	if len(warnings) != 2 || !strings.Contains(warnings[0].String(), "on line 12 already") || !strings.Contains(warnings[1].String(), ":24: ") {
+		t.Errorf("got the warnings %v, want two of keys that are none", warnings)
+	}
+	for text, want := range map[string]string{
+		"[Interface]\n#!wice Lasy = true\n":                                      ":2: ",
+		"[Interface]\nMTU = 1280\n[Peer]\nPublicKey = x\n#!wice ICE = perhaps\n": ":5: ",
+		"#!wice Lazy = true\n":                                                   ":1: ",
+		"[Interface]\nMTU = 1280 #!wice Lazy = true\n":                           ":2: ",
+	} {
+		if got, _, err := loadAdditions(t, text); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: got %v, %v, want an error at %s", text, got, err, want)
+		}
+	}
+	if got, _, err := loadAdditions(t, ""); err != nil || !cmp.Equal(got.Interface.Signaling, DefaultSignaling()) {
+		t.Errorf("nothing: got %v, %v", got, err)
 	}
 }

@@ -85,6 +85,32 @@ func PlanReload(running *Config, state string, file *Config) (*Reload, error) {
 	return r, nil
 }
 
+// PlanAdditions is [PlanReload] for what [LoadAdditions] reads. Peers come and go without it, so Set is empty.
+func PlanAdditions(running, file *Config) *Reload {
+	r, live := &Reload{}, *running
+	r.merge(running, &live, file)
+	if keys := changedKeys(&running.Interface, &r.Config.Interface); len(keys) > 0 {
+		r.Changes = append(r.Changes, Change{Keys: keys})
+	}
+	before, after := byKey(running), byKey(file)
+	peers := slices.Clone(file.Peers)
+	for _, p := range running.Peers {
+		if after[p.PublicKey] == nil {
+			peers = append(peers, Peer{PublicKey: p.PublicKey})
+		}
+	}
+	for _, p := range peers {
+		old := before[p.PublicKey]
+		if old == nil {
+			old = &Peer{}
+		}
+		if keys := p.writeChanges(new(strings.Builder), old); len(keys) > 0 {
+			r.Changes = append(r.Changes, Change{Peer: p.PublicKey, Name: p.Name, Keys: keys})
+		}
+	}
+	return r
+}
+
 func byKey(c *Config) map[key.Public]*Peer {
 	m := make(map[key.Public]*Peer, len(c.Peers))
 	for n := range c.Peers {

@@ -118,3 +118,36 @@ func TestPlanReloadBadState(t *testing.T) {
 		t.Errorf("got %v, %v, want an error", r, err)
 	}
 }
+
+// Peers come and go without the file's additions, so that they are no change of themselves.
+func TestPlanAdditions(t *testing.T) {
+	bob, carol := key.NewPrivate().Public().String(), key.NewPrivate().Public().String()
+	section := func(pk, lines string) string { return "[Peer]\nPublicKey = " + pk + "\n" + lines }
+	running := "[Interface]\n#!wice CandidateTypes = host\n" + section(bob, "#!wice Name = bob\n") + section(carol, "AllowedIPs = 10.0.0.3/32\n")
+	for _, test := range []struct{ name, file, changes, pending string }{
+		{"same", running + "Endpoint = 192.0.2.1:7\n", "", ""},
+		{"peer without additions gone", strings.ReplaceAll(running, section(carol, "AllowedIPs = 10.0.0.3/32\n"), ""), "", ""},
+		{"peer with additions gone", strings.ReplaceAll(running, section(bob, "#!wice Name = bob\n"), ""), "peer " + bob + ": Name", ""},
+		{"more of a peer", running + "#!wice ICE = off\n#!wice Lazy = false\n", "peer " + carol + ": ICE, Lazy", ""},
+		{"interface", strings.Replace(running, "CandidateTypes = host", "Lazy = true", 1), "[Interface]: Lazy", "CandidateTypes"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			before, _, err := loadAdditions(t, running)
+			if err != nil {
+				t.Fatal(err)
+			}
+			after, _, err := loadAdditions(t, test.file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r := PlanAdditions(before, after)
+			var changes []string
+			for _, c := range r.Changes {
+				changes = append(changes, c.String())
+			}
+			if got, pending := strings.Join(changes, "; "), strings.Join(r.Pending, " "); got != test.changes || pending != test.pending || r.Set != "" {
+				t.Errorf("got %q, pending %q, set %q, want %q, pending %q", got, pending, r.Set, test.changes, test.pending)
+			}
+		})
+	}
+}

@@ -47,17 +47,3 @@ func (p *Peer) EndpointAddr() (netip.AddrPort, bool) {
 	ap, err := netip.ParseAddrPort(p.Endpoint)
 	return ap, err == nil
 }
-
-// Additions returns what the file adds to WireGuard, its lines "#!wice", without what wg and wg-quick read: an interface that these set up
-// takes all of that from them. The peers keep their public keys.
-func (c *Config) Additions() *Config {
-	i := &c.Interface
-	a := &Config{File: c.File, Interface: Interface{
-		Signaling: i.Signaling, ICEServers: i.ICEServers, CandidateTypes: i.CandidateTypes, NetworkTypes: i.NetworkTypes,
-		Tun: i.Tun, SOCKS5: i.SOCKS5, HTTPProxy: i.HTTPProxy, Forwards: i.Forwards, Lazy: i.Lazy,
-	}}
-	for _, p := range c.Peers {
-		a.Peers = append(a.Peers, Peer{PublicKey: p.PublicKey, Name: p.Name, ICE: p.ICE, Lazy: p.Lazy})
-	}
-	return a
-}

@@ -54,7 +54,7 @@ func (n *node) quiet() *node {
 }
 
 // A bare interface has nothing, and gets all of it from wg and ip; ICE connects a peer added by wg. The lines "#!wice" of the file count, and
-// nothing else of it.
+// nothing else of it, whatever that is. A reload applies them.
 func TestDropIn(t *testing.T) {
 	w := newWorld(t, natlab.Config{A: natlab.Site{NAT: natlab.PortRestricted}, B: natlab.Site{NAT: natlab.PortRestricted}})
 	w.rendezvous()
@@ -62,7 +62,21 @@ func TestDropIn(t *testing.T) {
 	join(na, nb)
 	nb.up()
 	before := na.snapshot()
-	na.installConfig()
+	path := na.installConfig()
+	rewrite := func(old, new string) {
+		t.Helper()
+		text, err := os.ReadFile(path)
+		if err == nil && !strings.Contains(string(text), old) {
+			err = fmt.Errorf("there is no %q in %s", old, text)
+		}
+		if err == nil {
+			err = os.WriteFile(path, []byte(strings.Replace(string(text), old, new, 1)), 0o600)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	rewrite("PrivateKey = "+na.key.Base64(), "Table = vpn\nElsewhere = yes")
 	na.dropIn()
 	if r := na.ok("wg", "showconf", iface); strings.Contains(r.stdout, "PrivateKey") || strings.Contains(r.stdout, "[Peer]") {
 		t.Errorf("got keys or peers before wg has set them: %v", r)
@@ -86,6 +100,14 @@ func TestDropIn(t *testing.T) {
 		t.Errorf("got %+v, want the name of the file and a direct path", p)
 	}
 
+	rewrite("Name = "+nb.name, "Name = other")
+	if r := na.ok(wiceGo(), "reload", iface); r.stdout != "peer other: Name\n" {
+		t.Errorf("reload: %v", r)
+	}
+	if got := na.connected(nb); got.Name != "other" || got.Restarts != p.Restarts || got.Path == nil || got.Path.Local != p.Path.Local {
+		t.Errorf("got %+v after a reload, want the name of the file, and else %+v", got, p)
+	}
+
 	sockets := func() string { return na.ok("ss", "-Huanp").stdout }
 	na.ok("ip", "link", "set", iface, "down")
 	w.until(patience, "the sockets close with the link", func() (bool, string) { s := sockets(); return !strings.Contains(s, "wice-go"), s })
@@ -99,9 +121,9 @@ func TestDropIn(t *testing.T) {
 	na.dropIn() // beside the sockets of the dead one
 	na.ok("ip", "link", "del", iface)
 	na.dropIn() // while the other one may be ending
-	path, err := na.host.Path("/var/run/wireguard/" + iface + ".sock")
+	socket, err := na.host.Path("/var/run/wireguard/" + iface + ".sock")
 	if err == nil {
-		err = os.Remove(path)
+		err = os.Remove(socket)
 	}
 	if err != nil {
 		t.Fatal(err)
