@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"fmt"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -90,6 +91,7 @@ func TestExecLeavesNothing(t *testing.T) {
 // When the daemon ends, a command that has joined it is told of, lives on, and has no network any more.
 func TestExecLosesDaemon(t *testing.T) {
 	na, nb, file := newExecPair(t)
+	echo(nb, "tcp", netip.MustParseAddrPort("[fd99::2]:7"))
 	before := na.snapshot()
 	for _, end := range []struct {
 		name string
@@ -103,10 +105,13 @@ func TestExecLosesDaemon(t *testing.T) {
 		ping := fmt.Sprintf("ping -n -c 1 -W 1 %s > /dev/null && echo reached || echo not reached", nb.addr)
 		e.types(ping)
 		e.says("reached\n")
+		// Open connections, of which the program reads.
+		e.types(fmt.Sprintf(`for to in %s fd99::2; do bash -c "exec 3<>/dev/tcp/$to/7; echo open >&3; cat <&3 || echo broken" & done`, nb.addr))
+		e.says("open\nopen\n")
 		end.do()
 		e.says("warning: the daemon of " + iface + " has ended")
-		e.types(ping + "; curl -s --max-time 20 http://" + nb.addr.String() + "; echo curl ends with $?; exit 6")
-		if code := e.ends(); code != 6 || e.out.String() != "reached\nnot reached\ncurl ends with 7\n" { // 28 would be a time-out
+		e.types("wait; " + ping + "; curl -s --max-time 20 http://" + nb.addr.String() + "; echo curl ends with $?; exit 6")
+		if code := e.ends(); code != 6 || e.out.String() != "reached\nopen\nopen\nbroken\nbroken\nnot reached\ncurl ends with 7\n" { // 28 would be a time-out
 			t.Errorf("%s: exit code %d: %v", end.name, code, e)
 		}
 		if strings.Count(e.errs.String(), "warning") != 1 {

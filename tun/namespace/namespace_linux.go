@@ -165,7 +165,8 @@ func (n *Namespace) Signal(s syscall.Signal) error {
 	return json.NewEncoder(n.conn).Encode(signalRequest{Signal: int(s)})
 }
 
-// Disconnect takes the interface down once the command runs: without one who reads from the file, what it begins would wait rather than fail.
+// Disconnect takes the interface down and ends the TCP connections through it, once the command runs: without one who reads from the file they
+// would wait rather than fail.
 func (n *Namespace) Disconnect() error {
 	return json.NewEncoder(n.conn).Encode(signalRequest{Disconnect: true})
 }

@@ -166,7 +166,7 @@ func command(argv []string, started chan<- *os.Process, ended chan<- stageMessag
 	}
 }
 
-// forward sends the command the signals that the caller asks for, or takes the interface down. When the caller has gone, it ends all that runs in the namespace.
+// forward sends the command the signals that the caller asks for, or takes its network away. When the caller has gone, it ends all that runs in the namespace.
 func (s *stage) forward(process *os.Process) {
 	defer close(s.gone)
 	for {
@@ -177,6 +177,7 @@ func (s *stage) forward(process *os.Process) {
 		}
 		if r.Disconnect {
 			setLink(s.link, netlink.LinkSetDown)
+			endConnections()
 			continue
 		}
 		process.Signal(syscall.Signal(r.Signal))
