@@ -25,7 +25,6 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -191,9 +190,6 @@ func (d *Device) startLocked() error {
 	}
 	if err := d.useMark(state.fwmark); err != nil {
 		return err
-	}
-	if slices.ContainsFunc(d.networkTypes, proto.NetworkType.IsTCP) && len(d.opts.Backends) > 0 {
-		d.tcp.open(d.ctx, state.listenPort, d.bind.ControlSocket, d.log)
 	}
 	d.mu.Lock()
 	d.up = true

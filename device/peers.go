@@ -105,6 +105,7 @@ func (d *Device) reconcile(set *setOperation) error {
 			d.bind.RemovePeer(pk)
 		}
 	}
+	d.followTCP(up)
 	d.followPort()
 	if state.privateKey.IsZero() {
 		return nil
@@ -140,9 +141,6 @@ func (d *Device) useMark(mark uint32) error {
 		return err
 	}
 	d.networkTypes = types
-	if mark != 0 {
-		d.tcp.Close()
-	}
 	d.eachPeer(func(p *peer) { p.session.SetNetworkTypes(types) })
 	return nil
 }

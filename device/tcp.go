@@ -32,17 +32,24 @@ type tcpMux struct {
 	mu    sync.Mutex // guards the following
 	inner *ice.TCPMuxDefault
 	conns *trackedListener
+	port  uint16 // that was asked for
 }
 
 var _ ice.TCPMux = (*tcpMux)(nil)
 
-// open listens on the port of WireGuard or, if another program has it, on any.
+// open listens on the port of WireGuard or, if another program has it, on any. Connections to another
+// port end. One call at a time.
 func (m *tcpMux) open(ctx context.Context, port uint16, control func(string, string, syscall.RawConn) error, log *slog.Logger) {
 	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.inner != nil {
+	there := m.inner != nil && m.port == port
+	m.mu.Unlock()
+	if there {
 		return
 	}
+	m.Close()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.port = port
 	lc := net.ListenConfig{Control: control}
 	l, err := lc.Listen(ctx, "tcp", ":"+strconv.Itoa(int(port)))
 	if err != nil {

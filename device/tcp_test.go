@@ -2,11 +2,15 @@ package device
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"testing"
 	"time"
+
+	"github.com/wice-go/wice-go/proto/key"
+	"github.com/wice-go/wice-go/signal/inproc"
 )
 
 func openMux(t *testing.T, port uint16) *tcpMux {
@@ -31,6 +35,53 @@ func TestTCPMuxPortTaken(t *testing.T) {
 	port := uint16(first.addr(t).Port)
 	if second := openMux(t, port); second.addr(t).Port == int(port) {
 		t.Errorf("both listen on port %d", port)
+	}
+}
+
+// TestTCPFollows checks that ICE over TCP is on the port of WireGuard, whatever becomes of that, and nowhere when the sockets have a mark.
+func TestTCPFollows(t *testing.T) {
+	dev := newEnd(t, new(inproc.Bus), key.NewPrivate(), "10.0.0.1", "").Device
+	if err := dev.Up(0); err != nil {
+		t.Fatal(err)
+	}
+	port := func() uint16 { // that it asked for: another program may have it
+		dev.tcp.mu.Lock()
+		defer dev.tcp.mu.Unlock()
+		if dev.tcp.inner == nil {
+			return 0
+		}
+		return dev.tcp.port
+	}
+	if got, want := port(), dev.bind.Port(); got != want {
+		t.Errorf("TCP is on port %d, want %d", got, want)
+	}
+	free := func() int {
+		c, err := net.ListenPacket("udp", ":0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		return c.LocalAddr().(*net.UDPAddr).Port
+	}
+	for _, c := range []struct {
+		set  string
+		want bool
+	}{
+		{fmt.Sprintf("listen_port=%d\n", free()), true},
+		{"fwmark=1\n", false},
+		{fmt.Sprintf("listen_port=%d\n", free()), false},
+		{"fwmark=0\n", true},
+	} {
+		if err := dev.ipcSet([]byte(c.set)); err != nil {
+			t.Fatal(err)
+		}
+		var want uint16
+		if c.want {
+			want = dev.bind.Port()
+		}
+		if got := port(); got != want {
+			t.Errorf("after %q TCP is on port %d, want %d", c.set, got, want)
+		}
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"github.com/pion/transport/v2/stdnet"
 
 	"github.com/wice-go/wice-go/bind"
+	"github.com/wice-go/wice-go/proto"
 	"github.com/wice-go/wice-go/signal/session"
 )
 
@@ -157,6 +158,15 @@ func (d *Device) followPort() {
 	d.port = now
 	if last != 0 {
 		d.networkChanged()
+	}
+}
+
+// followTCP listens for ICE over TCP where that is wanted, on the port of the bind. The caller holds uapiMu.
+func (d *Device) followTCP(up bool) {
+	if up && len(d.opts.Backends) > 0 && slices.ContainsFunc(d.networkTypes, proto.NetworkType.IsTCP) {
+		d.tcp.open(d.ctx, d.bind.Port(), d.bind.ControlSocket, d.log)
+	} else {
+		d.tcp.Close()
 	}
 }
 
