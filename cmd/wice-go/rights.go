@@ -10,7 +10,8 @@ import (
 // rights is what a daemon needs to be able to do once its interface is up, beside what every daemon needs.
 type rights struct {
 	ping bool   // by the kernel's stack
-	file string // to be read by a reload and replaced by a save; "": none is
+	file string // to be read by a reload; "": none is
+	save bool   // and replaced by a save
 	// Commands of the administrator are still to be run, such as PostDown: nobody knows what they need.
 	commands bool
 }
@@ -21,7 +22,7 @@ func (r *running) dropRights() {
 	var need rights
 	need.ping = r.stack == nil
 	need.file = r.cfg.File
-	if !r.dropIn {
+	if need.save = !r.dropIn; need.save {
 		i := &r.cfg.Interface
 		need.commands = len(i.PreDown)+len(i.PostDown) > 0 || r.configured != nil && r.configured.RunsScripts()
 	}
@@ -44,6 +45,10 @@ func (r *running) forLackOfRights(err error) error {
 	if !r.gaveUp || !errors.Is(err, fs.ErrPermission) {
 		return err
 	}
+	anew := fmt.Sprintf("or: wice-go down %s && wice-go up %[1]s", r.name)
+	if r.dropIn {
+		anew = "or make the interface anew"
+	}
 	return fmt.Errorf("%w (the daemon has given up CAP_DAC_OVERRIDE, which it did not need for this file when it came up; make the file and its directory"+
-		" the daemon's user's again, or: wice-go down %s && wice-go up %[2]s)", err, r.name)
+		" the daemon's user's again, %s)", err, anew)
 }

@@ -28,7 +28,7 @@ func dropCapabilities(need rights) (kept []string, err error) {
 	if need.ping {
 		keep = append(keep, cap.NET_RAW) // also for an iptables that is not nft's, which talks over a raw socket
 	}
-	if foreign(need.file) {
+	if need.save && foreign(need.file) {
 		keep = append(keep, cap.CHOWN) // what is saved stays its owner's, and its group's
 	}
 	all := values(func(cap.Value) bool { return true })
@@ -37,7 +37,7 @@ func dropCapabilities(need rights) (kept []string, err error) {
 		if err := limit(before, all, append(slices.Clone(keep), cap.SETPCAP)); err != nil {
 			return nil, err
 		}
-		if !replaceable(need.file) {
+		if !accessible(need.file, need.save) {
 			keep = append(keep, cap.DAC_OVERRIDE)
 		}
 	}
@@ -107,14 +107,17 @@ func bound(others []cap.Value) error {
 	return nil
 }
 
-// replaceable reports whether the capabilities in effect, and who this is, suffice to read the file and to put another one in its place. Before
-// Linux 5.8 nobody can tell the latter.
-func replaceable(file string) bool {
+// accessible reports whether the capabilities in effect, and who this is, suffice to read the file and, if it is saved, to put another one in its
+// place. Before Linux 5.8 nobody can tell the latter.
+func accessible(file string, saved bool) bool {
 	f, err := os.Open(file)
 	if err != nil {
 		return !errors.Is(err, fs.ErrPermission)
 	}
 	_ = f.Close() // only read
+	if !saved {
+		return true
+	}
 	target, err := filepath.EvalSymlinks(file)
 	if err != nil {
 		return !errors.Is(err, fs.ErrPermission)

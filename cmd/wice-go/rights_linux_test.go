@@ -2,7 +2,9 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -22,6 +24,7 @@ import (
 type dropCase struct {
 	Ping, Commands bool
 	File           string
+	Unsaved        bool // it is only read
 	NoNew          bool // the process is under PR_SET_NO_NEW_PRIVS already
 }
 
@@ -77,7 +80,7 @@ func dropWith(argument string) (d dropped, err error) {
 			return d, err
 		}
 	}
-	if d.Kept, err = dropCapabilities(rights{ping: c.Ping, commands: c.Commands, file: c.File}); err != nil {
+	if d.Kept, err = dropCapabilities(rights{ping: c.Ping, commands: c.Commands, file: c.File, save: !c.Unsaved}); err != nil {
 		return d, err
 	}
 	go thread() // what is new has them from what is old
@@ -143,6 +146,8 @@ func TestDropCapabilities(t *testing.T) {
 		{"no file", dropCase{File: filepath.Join(own, "none")}, nil, only("1400", bind, admin)},
 		{"file of another user", dropCase{File: lent}, nil, only("1403", chown, override, bind, admin)},
 		{"file of another group", dropCase{File: shared}, nil, only("1401", chown, bind, admin)},
+		{"file of another user, only read", dropCase{File: lent, Unsaved: true}, nil, only("1402", override, bind, admin)},
+		{"file of another group, only read", dropCase{File: shared, Unsaved: true}, nil, only("1400", bind, admin)},
 		{"commands", dropCase{Ping: true, Commands: true}, nil,
 			dropped{[]string{bind, admin, raw}, []string{"3400 3400 " + all + " 0"}, fmt.Sprintf("%s %[1]s %[1]s 0", all)}},
 		{"commands under a unit", dropCase{Commands: true, NoNew: true}, nil,
@@ -180,5 +185,15 @@ func TestDropCapabilities(t *testing.T) {
 				t.Errorf("-want +got:\n%s", diff)
 			}
 		})
+	}
+}
+
+// An interface that other tools have set up is not one for "wice-go up".
+func TestForLackOfRights(t *testing.T) {
+	for dropIn, want := range map[bool]string{false: "wice-go down wg0 && wice-go up wg0)", true: "or make the interface anew)"} {
+		r := running{name: "wg0", dropIn: dropIn, gaveUp: true}
+		if err := r.forLackOfRights(fs.ErrPermission); !errors.Is(err, fs.ErrPermission) || !strings.HasSuffix(err.Error(), want) {
+			t.Errorf("got %v, want an end of %q", err, want)
+		}
 	}
 }

@@ -146,7 +146,8 @@ func (h *httpProxy) request(w http.ResponseWriter, r *http.Request) {
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		GotConn: func(c httptrace.GotConnInfo) {
 			if c.Reused {
-				go h.watch(watched, c.Conn, func(err error) { cancel(fmt.Errorf("%s: %w", r.URL.Host, err)) })
+				before := h.stack.received(c.Conn) // now: the acknowledgement of the request may be all that comes
+				go h.watch(watched, c.Conn, before, func(err error) { cancel(fmt.Errorf("%s: %w", r.URL.Host, err)) })
 			}
 		},
 		GotFirstResponseByte: stop,
@@ -166,13 +167,14 @@ func (h *httpProxy) request(w http.ResponseWriter, r *http.Request) {
 	h.forward.ServeHTTP(w, r.WithContext(ctx))
 }
 
-// watch calls back when the peer of a connection is known to be down, or has sent nothing until the deadline of ctx. An acknowledgement is enough:
-// a server may take its time, and close its window meanwhile, which TCP's user timeout would take for silence.
-func (h *httpProxy) watch(ctx context.Context, c net.Conn, gone func(error)) {
-	start, before, peer := time.Now(), h.stack.received(c), addrPort(c.RemoteAddr()).Addr()
+// watch calls back when the peer of a connection, of which so many segments have come before, is known to be down, or has sent nothing until the
+// deadline of ctx. An acknowledgement is enough: a server may take its time, and close its window meanwhile, which TCP's user timeout would take
+// for silence. Of a connection that has ended it says nothing: the request may have another one now.
+func (h *httpProxy) watch(ctx context.Context, c net.Conn, before uint64, gone func(error)) {
+	start, peer := time.Now(), addrPort(c.RemoteAddr()).Addr()
 	h.stack.watch(ctx, peer, downAfter, gone)
 	<-ctx.Done()
-	if errors.Is(ctx.Err(), context.DeadlineExceeded) && h.stack.received(c) == before {
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) && before != 0 && h.stack.received(c) == before {
 		gone(h.stack.noAnswer(peer, start))
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -548,4 +549,48 @@ func TestHTTPProxyReuse(t *testing.T) {
 			t.Errorf("%s: got %s %q, %v; want %d %q", request.method, answer.Status, text, err, request.status, request.answer)
 		}
 	}
+}
+
+// TestHTTPProxyWatch checks of which connections it is said that nothing comes: not of one on which something came before anybody looked, and not of
+// one that has ended, since the request may have got another one.
+func TestHTTPProxyWatch(t *testing.T) {
+	p, a, b := newProxy(t, (*Stack).ServeHTTPProxy, ProxyOptions{})
+	h := &httpProxy{Proxy: p}
+	l, err := b.ListenTCP(netip.AddrPortFrom(b4, 80))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := a.DialContext(testContext(t), "tcp", "10.0.0.2:80")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	far, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	watch := func(what string, before uint64, want bool) {
+		t.Helper()
+		ctx, cancel := context.WithTimeout(testContext(t), time.Millisecond)
+		defer cancel()
+		gone := false
+		h.watch(ctx, c, before, func(error) { gone = true })
+		if gone != want {
+			t.Errorf("%s: said to be gone: got %t, want %t", what, gone, want)
+		}
+	}
+	before := a.received(c)
+	if _, err := io.WriteString(far, "x"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(c, make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	watch("something came", before, false)
+	watch("silence", a.received(c), true)
+	b.reset(nil, far)
+	if _, err := c.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+		t.Fatal(err)
+	}
+	watch("ended", a.received(c), false)
 }
