@@ -54,11 +54,7 @@ func TestSyncconfLosesNothing(t *testing.T) {
 					give("syncconf")
 				}
 			}
-			report := iperf3While(na, nb, steps, "-t", "4", "-u", "-b", "4M", "-l", "1000")
-			t.Logf("%d packets, %d lost", report.UDP.Packets, report.UDP.LostPackets)
-			if report.UDP.Packets == 0 || report.UDP.LostPackets > nb.unread() {
-				t.Errorf("got %d packets with %d lost, want none but the %d that iperf3 has not read", report.UDP.Packets, report.UDP.LostPackets, nb.unread())
-			}
+			losesNothing(na, nb, steps, "4")
 			if after := na.connected(nb); after.Restarts != before.Restarts || after.Path.Local != before.Path.Local || after.Path.Remote != before.Path.Remote {
 				t.Errorf("the session of the peer that stays is another one: before %v, after %v", before, after)
 			}
