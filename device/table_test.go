@@ -253,6 +253,7 @@ func randomSet(random *rand.Rand, privates []key.Private, publics []key.Public) 
 }
 
 // TestReconcileGoesOn has an operation's peers get their sessions by the next operation, whatever that is about, where something was in the way.
+// One that fails has all peers looked at.
 func TestReconcileGoesOn(t *testing.T) {
 	trouble := errors.New("trouble")
 	list := new(listBackend)
@@ -281,5 +282,10 @@ func TestReconcileGoesOn(t *testing.T) {
 	}
 	if !list.peers[bob] || !list.peers[carol] {
 		t.Errorf("got the peers %v, want both", list.peers)
+	}
+	d.table.clear()
+	list.SetPeers(nil)
+	if err := d.ipcSet([]byte("nonsense\n")); err == nil || !d.table.has(bob) || !list.peers[bob] {
+		t.Errorf("an operation that fails: got %v and the peers %v", err, list.peers)
 	}
 }
