@@ -91,7 +91,7 @@ type Device struct {
 
 	tasks   sync.WaitGroup
 	overlay atomic.Pointer[map[netip.Addr]bool] // own addresses inside the tunnel
-	behind  atomic.Pointer[overlayMap]          // those of the peers
+	table   table                               // WireGuard's peers; only changed under uapiMu, but for static endpoints
 	file    atomic.Pointer[settings]            // replaced by Reload
 
 	uapiMu       sync.Mutex                    // one set operation, with its reconcile, at a time; guards the following
@@ -101,6 +101,7 @@ type Device struct {
 	routed       uint32                        // the mark that the caller's routes go by
 	started      bool                          // what runs until Close
 	named        map[key.Public]*namedEndpoint // endpoints of the file that are names
+	stale        bool                          // sessions and endpoints do not follow WireGuard's table: the next reconcile is about all peers
 
 	uapiBytes atomic.Int64 // of set operations that are being written
 
@@ -111,17 +112,16 @@ type Device struct {
 	identity key.Private
 	router   *signal.Router // nil while there is no private key, or not up
 	peers    map[key.Public]*peer
-	static   map[key.Public]netip.AddrPort // endpoints set by hand, of all peers of WireGuard's table; they outlive sessions
-	yielded  []yielded                     // the oldest first
+	yielded  []yielded // the oldest first
 }
 
 // New makes the device and applies its configuration, without a packet sent. See [Device.Up].
 func New(opts Options) (*Device, error) {
 	d := &Device{
-		opts:   opts,
-		log:    opts.Logger,
-		peers:  make(map[key.Public]*peer),
-		static: make(map[key.Public]netip.AddrPort),
+		opts:  opts,
+		log:   opts.Logger,
+		table: table{members: make(map[key.Public]*member)},
+		peers: make(map[key.Public]*peer),
 	}
 	if d.log == nil {
 		d.log = slog.Default()
@@ -140,7 +140,7 @@ func New(opts Options) (*Device, error) {
 		d.link = newLink(opts.Tun)
 		inner = d.link
 	}
-	d.clamp = clamp.New(inner)
+	d.clamp = clamp.New(inner, d.table.clampOf)
 	d.net = &underlay{bind: d.bind, exclude: d.isTunnel}
 	d.named = namedEndpoints(d.ctx, opts.Config)
 	d.wg = wgdevice.NewDevice(d.clamp, d.bind, wireguardLogger(d.log))
@@ -195,7 +195,9 @@ func (d *Device) startLocked() error {
 	d.up = true
 	d.mu.Unlock()
 	before := d.allPeers()
-	if err := d.reconcile(&setOperation{}); err != nil {
+	all := d.newSet(nil)
+	all.whole = true
+	if err := d.reconcile(all); err != nil {
 		return err
 	}
 	d.pace(before)

@@ -2,13 +2,11 @@ package device
 
 import (
 	"fmt"
-	"net/netip"
 
 	wgdevice "golang.zx2c4.com/wireguard/device"
 
 	"github.com/wice-go/wice-go/bind"
 	"github.com/wice-go/wice-go/signal/session"
-	"github.com/wice-go/wice-go/tun/clamp"
 )
 
 // Sizes in bytes.
@@ -132,23 +130,7 @@ func (d *Device) forgetMTU(p *peer) {
 	defer p.mu.Unlock()
 	p.path, p.mtu = nil, pathMTU{}
 	d.clamp.SetLimit(&p.clamp, 0)
-}
-
-// clampRoutes tells the clamp where WireGuard sends to. Peers without ICE are never limited: of their paths nothing is known.
-func (d *Device) clampRoutes(state *wgState) {
-	routes := make(map[netip.Prefix]*clamp.Peer, len(state.peers))
-	d.mu.RLock()
-	defer d.mu.RUnlock()
-	for i := range state.peers {
-		var limited *clamp.Peer
-		if p := d.peers[state.peers[i].publicKey]; p != nil {
-			limited = &p.clamp
-		}
-		for _, prefix := range state.peers[i].allowedIPs {
-			routes[prefix] = limited
-		}
-	}
-	d.clamp.SetRoutes(routes)
+	d.table.edit(p.key, func(m *member) { m.clamp.CompareAndSwap(&p.clamp, nil) })
 }
 
 // interfaceMTU returns the MTU of the interface now, which administrators may change.

@@ -28,42 +28,13 @@ func (e *PeerError) Error() string {
 	return text
 }
 
-// overlayMap is what is behind the tunnel. It is immutable.
-type overlayMap struct {
-	prefixes map[netip.Prefix]key.Public
-	lengths  []int                   // of the prefixes, the longest first
-	names    map[string][]netip.Addr // single addresses of peers, by the name in lower case
-}
-
-// mapOverlay notes the allowed IPs of WireGuard's table. Of two peers whose names differ in case alone the first one has the name.
-func (d *Device) mapOverlay(state *wgState) {
-	m := &overlayMap{prefixes: make(map[netip.Prefix]key.Public, len(state.peers)), names: make(map[string][]netip.Addr)}
-	for i := range state.peers {
-		name := strings.ToLower(d.peerConfig(state.peers[i].publicKey).Name)
-		named := name != "" && m.names[name] == nil
-		var single []netip.Addr
-		for _, prefix := range state.peers[i].allowedIPs {
-			m.prefixes[prefix.Masked()] = state.peers[i].publicKey
-			if !slices.Contains(m.lengths, prefix.Bits()) {
-				m.lengths = append(m.lengths, prefix.Bits())
-			}
-			if named && prefix.IsSingleIP() {
-				single = append(single, prefix.Addr())
-			}
-		}
-		if named {
-			m.names[name] = single
-		}
-	}
-	slices.Sort(m.lengths)
-	slices.Reverse(m.lengths)
-	d.behind.Store(m)
-}
-
-// PeerAddresses returns the single addresses among the allowed IPs of the peer with that name, in whatever case.
+// PeerAddresses returns the single addresses among the allowed IPs of the peer with that name, in whatever case. Of several whose names differ
+// in case alone, it is the first in the file that WireGuard has.
 func (d *Device) PeerAddresses(name string) []netip.Addr {
-	if m := d.behind.Load(); m != nil {
-		return slices.Clone(m.names[strings.ToLower(name)])
+	for _, pk := range d.file.Load().names[strings.ToLower(name)] {
+		if single, ok := d.table.addresses(pk); ok {
+			return single
+		}
 	}
 	return nil
 }
@@ -76,17 +47,8 @@ func (d *Device) Routed(a netip.Addr) bool {
 
 // routeTo returns the peer that WireGuard sends packets for the address to: that of the longest prefix.
 func (d *Device) routeTo(a netip.Addr) (key.Public, bool) {
-	m := d.behind.Load()
-	if m == nil {
-		return key.Public{}, false
-	}
-	a = a.Unmap().WithZone("")
-	for _, bits := range m.lengths {
-		if prefix, err := a.Prefix(bits); err == nil {
-			if pk, ok := m.prefixes[prefix]; ok {
-				return pk, true
-			}
-		}
+	if m := d.table.routes.find(a.Unmap().WithZone("")); m != nil {
+		return m.key, true
 	}
 	return key.Public{}, false
 }

@@ -11,7 +11,7 @@ import (
 
 func TestOverlay(t *testing.T) {
 	bob, carol, dave := key.NewPrivate().Public(), key.NewPrivate().Public(), key.NewPrivate().Public()
-	d := new(Device)
+	d := &Device{table: table{members: make(map[key.Public]*member)}}
 	d.file.Store(newSettings(&config.Config{Peers: []config.Peer{
 		{PublicKey: bob, Name: "Bob"}, {PublicKey: carol, Name: "bob"}, {PublicKey: dave, Name: "net"},
 	}}))
@@ -19,7 +19,7 @@ func TestOverlay(t *testing.T) {
 		t.Error("something is behind a tunnel without peers")
 	}
 	prefix := netip.MustParsePrefix
-	d.mapOverlay(&wgState{peers: []wgPeer{
+	d.table.follow(&wgState{peers: []wgPeer{
 		{publicKey: bob, allowedIPs: []netip.Prefix{prefix("10.0.0.2/32"), prefix("10.1.0.0/16"), prefix("fd00::2/128")}},
 		{publicKey: carol, allowedIPs: []netip.Prefix{prefix("10.0.0.3/32")}},
 		{publicKey: dave, allowedIPs: []netip.Prefix{prefix("192.168.0.0/24")}},

@@ -56,76 +56,92 @@ func (d *Device) isICE(pk key.Public, valid bool) bool {
 	return len(d.opts.Backends) > 0 && d.peerConfig(pk).ICE != config.ICEOff && (valid || pk.Validate() == nil)
 }
 
-// reconcile makes sessions and endpoints follow WireGuard's own table of peers, which the operation may have changed. The caller holds
-// uapiMu.
-func (d *Device) reconcile(set *setOperation) error {
-	state, err := d.readState()
-	if err != nil {
-		return err
+// reconcile makes sessions and endpoints follow WireGuard's own table of peers, which the operation may have changed: those of the peers that it
+// has touched or, where that may not be all, those of all peers. The caller holds uapiMu.
+func (d *Device) reconcile(set *setOperation) (err error) {
+	whole := set.whole || d.stale
+	defer func() { d.stale = err != nil }()
+	concerned := slices.Collect(maps.Keys(set.touched))
+	if whole {
+		if concerned, err = d.survey(set); err != nil {
+			return err
+		}
 	}
-	d.mu.RLock()
-	up, identity := d.up, d.identity
-	d.mu.RUnlock()
-	if err := d.useMark(state.fwmark); err != nil {
-		return err
-	}
-	if state.privateKey != identity {
-		d.stopSignaling()
-		d.mu.Lock()
-		d.identity = state.privateKey
-		d.mu.Unlock()
-	}
-	wanted := make(map[key.Public]bool, len(state.peers))
-	static := make(map[key.Public]netip.AddrPort)
+	var wanted, unwanted []key.Public
 	var detached []key.Public // peers whose endpoint in WireGuard is not that of the bind
-	d.mu.Lock()
-	for _, p := range state.peers {
-		pk := p.publicKey
-		addr, named := set.endpoints[pk]
-		if !named && !set.replacesPeers {
-			addr = d.static[pk]
-		}
-		if addr.IsValid() {
-			static[pk] = addr
-		}
-		if !d.isICE(pk, d.peers[pk] != nil || set.ice[pk]) {
+	d.mu.RLock()
+	up, keyless := d.up, d.identity.IsZero()
+	for _, pk := range concerned {
+		made, touched := set.touched[pk]
+		if keyless || !d.table.has(pk) || !d.isICE(pk, made || d.peers[pk] != nil) {
+			unwanted = append(unwanted, pk)
 			continue
 		}
-		wanted[pk] = true
-		if named || set.ice[pk] || p.endpoint == "" || d.peers[pk] == nil {
+		wanted = append(wanted, pk)
+		if touched || d.peers[pk] == nil {
 			detached = append(detached, pk)
 		}
 	}
-	d.static = static
-	d.mu.Unlock()
-	d.mapOverlay(state)
-	d.dropPeers(wanted)
-	for pk := range set.ice {
-		if !wanted[pk] || state.privateKey.IsZero() { // made and removed, or without a session
+	d.mu.RUnlock()
+	d.dropPeers(unwanted)
+	for _, pk := range unwanted {
+		if set.touched[pk] { // made and removed, or without a session
 			d.bind.RemovePeer(pk)
 		}
 	}
 	d.followTCP(up)
 	d.followPort()
-	if state.privateKey.IsZero() {
+	if keyless {
 		return nil
 	}
 	added, err := d.addPeers(wanted)
 	if err != nil {
 		return err
 	}
-	d.clampRoutes(state)
+	for _, pk := range wanted {
+		p := d.lookup(pk)
+		d.table.edit(pk, func(m *member) { m.clamp.Store(&p.clamp) })
+	}
 	for _, pk := range detached {
 		d.attach(d.lookup(pk))
 	}
 	if !up {
 		return nil
 	}
-	if err := d.startSignaling(wanted); err != nil {
+	if err := d.followSignaling(whole, wanted, unwanted); err != nil {
 		return err
 	}
 	d.pace(added)
 	return nil
+}
+
+// survey reads what WireGuard has, and returns all peers: those and the ones that are gone. It touches those that have no endpoint at all.
+func (d *Device) survey(set *setOperation) ([]key.Public, error) {
+	state, err := d.readState()
+	if err != nil {
+		return nil, err
+	}
+	if err := d.useMark(state.fwmark); err != nil {
+		return nil, err
+	}
+	if state.privateKey != d.privateKey() {
+		d.stopSignaling()
+		d.mu.Lock()
+		d.identity = state.privateKey
+		d.mu.Unlock()
+	}
+	d.table.follow(state)
+	all := maps.Clone(set.touched)
+	for i := range state.peers {
+		all[state.peers[i].publicKey] = true
+		if state.peers[i].endpoint == "" {
+			set.touch(state.peers[i].publicKey)
+		}
+	}
+	for _, p := range d.allPeers() {
+		all[p.key] = true
+	}
+	return slices.Collect(maps.Keys(all)), nil
 }
 
 // useMark follows the mark of the underlay's sockets, which the bind has set on those that are open too. Sessions stay, but those over TCP,
@@ -145,12 +161,12 @@ func (d *Device) useMark(mark uint32) error {
 	return nil
 }
 
-// dropPeers closes the sessions of peers that are wanted no more.
-func (d *Device) dropPeers(wanted map[key.Public]bool) {
+// dropPeers closes the sessions of peers that are to have none.
+func (d *Device) dropPeers(unwanted []key.Public) {
 	var gone []*peer
 	d.mu.Lock()
-	for pk, p := range d.peers {
-		if !wanted[pk] {
+	for _, pk := range unwanted {
+		if p := d.peers[pk]; p != nil {
 			gone = append(gone, p)
 			delete(d.peers, pk)
 		}
@@ -172,17 +188,19 @@ func (d *Device) closePeers(peers []*peer) {
 }
 
 // addPeers makes the endpoint and the session of each wanted peer that has none, and returns the new ones.
-func (d *Device) addPeers(wanted map[key.Public]bool) (added []*peer, err error) {
+func (d *Device) addPeers(wanted []key.Public) (added []*peer, err error) {
 	d.mu.RLock()
 	identity := d.identity
-	missing := make([]key.Public, 0, len(wanted))
-	for pk := range wanted {
+	var missing []key.Public
+	for _, pk := range wanted {
 		if d.peers[pk] == nil {
 			missing = append(missing, pk)
 		}
 	}
 	d.mu.RUnlock()
-
+	if len(missing) == 0 {
+		return nil, nil
+	}
 	options := session.Options{
 		Local:           identity.Public(),
 		ICEServers:      d.iceServers,
@@ -283,9 +301,7 @@ func (d *Device) attach(p *peer) {
 
 // staticPath is the path to the endpoint that was set by hand, nil if there is none.
 func (d *Device) staticPath(pk key.Public) *bind.Path {
-	d.mu.RLock()
-	defer d.mu.RUnlock()
-	if addr, ok := d.static[pk]; ok {
+	if addr := d.table.static(pk); addr.IsValid() {
 		return bind.NewStaticPath(addr)
 	}
 	return nil
@@ -322,7 +338,7 @@ func (d *Device) onPath(p *peer, path *session.Path) {
 	if path != nil {
 		p.gen = path.Generation
 	}
-	yield := fresh && d.publicKey().Compare(p.key) > 0
+	yield := fresh && d.privateKey().Public().Compare(p.key) > 0
 	if yield {
 		p.endpoint.SetYield(true) // first, as WireGuard may have a packet for the path at once
 	}
@@ -400,14 +416,15 @@ func (d *Device) handshake(p *peer, wp *wgdevice.Peer) {
 	}
 }
 
-func (d *Device) publicKey() key.Public {
+func (d *Device) privateKey() key.Private {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
-	return d.identity.Public()
+	return d.identity
 }
 
-// startSignaling makes the router and its backends where there are none yet, and tells them who the peers are.
-func (d *Device) startSignaling(wanted map[key.Public]bool) error {
+// followSignaling makes the router and its backends where there are none yet, and tells them who the peers are: all that have a session,
+// or what has changed of them.
+func (d *Device) followSignaling(whole bool, wanted, unwanted []key.Public) error {
 	d.mu.RLock()
 	router, identity := d.router, d.identity
 	d.mu.RUnlock()
@@ -436,14 +453,19 @@ func (d *Device) startSignaling(wanted map[key.Public]bool) error {
 		d.router = router
 		d.mu.Unlock()
 	}
-	if router != nil {
-		router.SetPeers(slices.Collect(maps.Keys(wanted)))
+	switch {
+	case router == nil:
+	case whole:
+		router.SetPeers(wanted)
+	default:
+		router.ChangePeers(wanted, unwanted)
 	}
 	return nil
 }
 
-// stopSignaling closes the sessions, which say good-bye to nobody, and the router.
+// stopSignaling closes the sessions, which say good-bye to nobody, and the router. The caller holds uapiMu.
 func (d *Device) stopSignaling() {
+	d.stale = true
 	d.mu.Lock()
 	router := d.router
 	peers := slices.Collect(maps.Values(d.peers))
@@ -452,10 +474,7 @@ func (d *Device) stopSignaling() {
 	d.mu.Unlock()
 	d.closePeers(peers)
 	for _, p := range peers {
-		d.mu.RLock()
-		addr, ok := d.static[p.key]
-		d.mu.RUnlock()
-		if ok {
+		if addr := d.table.static(p.key); addr.IsValid() {
 			d.setPlain(p.key, addr) // else the interface forgets it while it is down, or has no key
 		}
 	}

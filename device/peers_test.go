@@ -1,6 +1,7 @@
 package device
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -143,32 +144,40 @@ func TestPeersReplaced(t *testing.T) {
 	a.ping(t, b.address)
 }
 
-// TestSetLooksAtPeers is about which set operations have sessions and endpoints looked at, all of them: not the keys of a peer that is there.
-func TestSetLooksAtPeers(t *testing.T) {
+// TestSetTouches is about whose sessions and endpoints a set operation has looked at: it must not be all peers for each that is added.
+func TestSetTouches(t *testing.T) {
 	bob, carol := key.NewPrivate(), key.NewPrivate().Public().Hex()
 	a := newEnd(t, new(inproc.Bus), key.NewPrivate(), "10.7.0.1", peerSection(bob, "10.7.0.2", ""))
 	peer := "public_key=" + bob.Public().Hex() + "\n"
 	for _, test := range []struct {
-		text string
-		want bool
+		text    string
+		touched int
+		whole   bool
 	}{
-		{"", false},
-		{peer + "preshared_key=" + key.NewPreshared().Hex() + "\n", false},
-		{peer + "update_only=true\nprotocol_version=1\npersistent_keepalive_interval=9\n\n", false},
-		{"public_key=" + carol + "\nupdate_only=true\n" + peer + "persistent_keepalive_interval=0\n", true},
-		{"public_key=" + carol + "\n", true},
-		{"public_key=" + carol + "\nremove=true\n", true},
-		{peer + "endpoint=127.0.0.1:9\n", true},
-		{peer + "replace_allowed_ips=true\n", true},
-		{peer + "allowed_ip=10.7.0.3/32\n", true},
-		{"fwmark=0\n", true},
-		{"private_key=" + bob.Hex() + "\n", true},
-		{"replace_peers=true\n", true},
+		{"", 0, false},
+		{"listen_port=0\n", 0, true}, // there is none yet
+		{peer + "preshared_key=" + key.NewPreshared().Hex() + "\n", 0, false},
+		{peer + "update_only=true\nprotocol_version=1\npersistent_keepalive_interval=9\n\n", 0, false},
+		{"public_key=" + carol + "\nupdate_only=true\n" + peer + "persistent_keepalive_interval=0\n", 1, false},
+		{"public_key=" + carol + "\n", 1, false},
+		{"public_key=" + carol + "\nremove=true\n", 1, false},
+		{peer + "endpoint=127.0.0.1:9\n", 1, false},
+		{peer + "replace_allowed_ips=true\n", 0, false},
+		{peer + "allowed_ip=10.7.0.3/32\n", 0, false},
+		{"fwmark=0\n", 0, true},
+		{"private_key=" + bob.Hex() + "\n", 0, true},
+		{"replace_peers=true\n", 0, true},
 	} {
-		before := a.behind.Load()
-		a.set(t, test.text)
-		if got := a.behind.Load() != before; got != test.want {
-			t.Errorf("%q: looked at: got %t, want %t", test.text, got, test.want)
+		set := a.newSet([]byte(test.text))
+		a.uapiMu.Lock()
+		whole := a.stale
+		err := a.wg.IpcSetOperation(set)
+		got := len(set.touched)
+		err = errors.Join(err, a.reconcile(set))
+		whole = whole || set.whole
+		a.uapiMu.Unlock()
+		if err != nil || got != test.touched || whole != test.whole {
+			t.Errorf("%q: got %d touched, all %t, %v; want %d, %t", test.text, got, whole, err, test.touched, test.whole)
 		}
 	}
 }

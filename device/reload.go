@@ -3,6 +3,7 @@ package device
 import (
 	"fmt"
 	"net/netip"
+	"strings"
 
 	"github.com/wice-go/wice-go/device/config"
 	"github.com/wice-go/wice-go/proto/key"
@@ -12,12 +13,16 @@ import (
 type settings struct {
 	config *config.Config
 	peers  map[key.Public]config.Peer
+	names  map[string][]key.Public // in lower case; in the order of the file
 }
 
 func newSettings(c *config.Config) *settings {
-	s := &settings{config: c, peers: make(map[key.Public]config.Peer, len(c.Peers))}
+	s := &settings{config: c, peers: make(map[key.Public]config.Peer, len(c.Peers)), names: make(map[string][]key.Public)}
 	for _, p := range c.Peers {
 		s.peers[p.PublicKey] = p
+		if name := strings.ToLower(p.Name); name != "" {
+			s.names[name] = append(s.names[name], p.PublicKey)
+		}
 	}
 	return s
 }
@@ -51,7 +56,7 @@ func (d *Device) Reload(file *config.Config) (*config.Reload, error) {
 	}
 	d.file.Store(newSettings(plan.Config))
 	set := d.newSet([]byte(plan.Set))
-	set.concerns = true // the file does too
+	set.whole = true // the file may say other things of any of them
 	var named []*namedEndpoint
 	var plain []func()
 	for _, c := range plan.Changes {
@@ -59,7 +64,7 @@ func (d *Device) Reload(file *config.Config) (*config.Reload, error) {
 			d.stopNamed(c.Peer)
 		}
 		if c.Has("Endpoint") {
-			set.endpoints[c.Peer] = netip.AddrPort{} // it has none any more, or none yet, unless the operation sets one
+			set.endpoint(c.Peer, netip.AddrPort{}) // it has none any more, or none yet, unless the operation sets one
 		}
 		if c.Has("ICE") && d.peerConfig(c.Peer).ICE == config.ICEOff {
 			plain = append(plain, d.plainLater(c.Peer))
@@ -137,11 +142,9 @@ func (d *Device) plainLater(pk key.Public) func() {
 	now, _ := netip.ParseAddrPort(p.endpoint.DstToString())
 	return func() {
 		addr := now
-		d.mu.RLock()
-		if static, ok := d.static[pk]; ok {
+		if static := d.table.static(pk); static.IsValid() {
 			addr = static
 		}
-		d.mu.RUnlock()
 		if addr.IsValid() && addr.Port() != 0 {
 			d.setPlain(pk, addr)
 		}

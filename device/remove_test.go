@@ -17,7 +17,7 @@ import (
 )
 
 // traces is what a peer may leave behind.
-type traces struct{ goroutines, files, peers, static, yielded, endpoints, iceConns, routes int }
+type traces struct{ goroutines, files, peers, members, yielded, endpoints, iceConns, routes int }
 
 func (e *end) traces(t *testing.T) traces {
 	t.Helper()
@@ -26,9 +26,13 @@ func (e *end) traces(t *testing.T) traces {
 		t.Fatal(err)
 	}
 	held := e.bind.Held()
+	routes := 0
+	for range e.table.routes.all() {
+		routes++
+	}
 	e.mu.RLock()
 	defer e.mu.RUnlock()
-	return traces{runtime.NumGoroutine(), len(files), len(e.peers), len(e.static), len(e.yielded), held.Peers + held.Sources, held.ICEConns, len(e.behind.Load().prefixes)}
+	return traces{runtime.NumGoroutine(), len(files), len(e.peers), len(e.table.members), len(e.yielded), held.Peers + held.Sources, held.ICEConns, routes}
 }
 
 // remains are the parts of a peer that is gone.
@@ -91,7 +95,7 @@ func TestRemovedPeerLeavesNothing(t *testing.T) {
 			return got.goroutines <= want[i].goroutines && got.files <= want[i].files && got.yielded == 0
 		})
 		got.goroutines, got.files = want[i].goroutines, want[i].files
-		if got != want[i] || got.peers+got.static+got.endpoints+got.iceConns+got.routes > 0 {
+		if got != want[i] || got.peers+got.members+got.endpoints+got.iceConns+got.routes > 0 {
 			t.Errorf("got %+v, want %+v", got, want[i])
 		}
 	}

@@ -133,9 +133,7 @@ func (d *Device) resolve(ctx context.Context, n *namedEndpoint) bool {
 
 // setEndpoint gives the peer an endpoint as "wg set" would.
 func (d *Device) setEndpoint(pk key.Public, addr netip.AddrPort) {
-	d.mu.Lock()
-	d.static[pk] = addr
-	d.mu.Unlock()
+	d.table.edit(pk, func(m *member) { m.static = addr })
 	if p := d.lookup(pk); p != nil {
 		d.attach(p)
 		return

@@ -44,15 +44,13 @@ func (d *Device) applySet(set *setOperation) error {
 		// Another program has the port that was asked for. wireguard-go has none then, and the interface is dead; Linux stays at its own.
 		err = errors.Join(err, d.wg.IpcSet(fmt.Sprintf("listen_port=%d\n", port)))
 	}
-	if !set.concerns {
-		return err
-	}
+	set.whole = set.whole || err != nil
 	return errors.Join(err, d.reconcile(set))
 }
 
 // setOperation is a set operation that wireguard-go reads line by line, so that what it has read is what it has done but for the last line.
-// Meanwhile it is noted what sessions and endpoints have to know. A new peer that takes part in ICE gets its endpoint in the bind before
-// wireguard-go starts it, which may well have something to send to it at once: packets that wait, or a keep-alive.
+// Meanwhile the device's table follows, and it is noted whose sessions and endpoints have to. A new peer that takes part in ICE gets its
+// endpoint in the bind before wireguard-go starts it, which may well have something to send to it at once: packets that wait, or a keep-alive.
 type setOperation struct {
 	device *Device
 
@@ -60,25 +58,22 @@ type setOperation struct {
 	line    []byte // the beginning of it, which was looked at
 	pk      key.Public
 	section bool // the lines are about pk
-	created bool // by the last line
 	moved   bool // from the port that was open
 
 	// What follows is of the lines that were read.
-	concerns      bool                          // sessions and endpoints; to look at thousands of peers takes long
-	endpoints     map[key.Public]netip.AddrPort // those that it sets; the zero value is that of a peer that it removes, and may add again
-	replacesPeers bool                          // all peers are removed first
-	ice           map[key.Public]bool           // peers that it makes, and that take part in ICE
+	whole   bool                // it may concern all peers, or went wrong
+	touched map[key.Public]bool // peers that it makes, removes or gives an endpoint; true: it makes one that takes part in ICE
 }
 
 func (d *Device) newSet(text []byte) *setOperation {
-	return &setOperation{device: d, text: text, endpoints: make(map[key.Public]netip.AddrPort), ice: make(map[key.Public]bool)}
+	return &setOperation{device: d, text: text, touched: make(map[key.Public]bool)}
 }
 
 // Read implements [io.Reader]. It never returns more than one line.
 func (s *setOperation) Read(b []byte) (int, error) {
 	for len(s.line) == 0 {
-		if s.created {
-			s.attach()
+		if s.section {
+			s.follow()
 		}
 		if len(s.text) == 0 {
 			return 0, io.EOF
@@ -97,56 +92,78 @@ func (s *setOperation) Read(b []byte) (int, error) {
 	return n, nil
 }
 
+// follow looks whether the last line has made the peer of the section, or removed it: which line does depends on what there was.
+func (s *setOperation) follow() {
+	p, t := s.device.wg.LookupPeer(wgdevice.NoisePublicKey(s.pk)), &s.device.table
+	if (p != nil) == t.has(s.pk) {
+		return
+	}
+	s.touch(s.pk)
+	if p == nil {
+		t.remove(s.pk)
+		return
+	}
+	t.add(s.pk)
+	if s.device.isICE(s.pk, s.touched[s.pk]) {
+		s.touched[s.pk] = true
+		p.SetEndpointFromPacket(s.device.bind.Peer(s.pk))
+	}
+}
+
+// touch has sessions and endpoints follow what becomes of a peer.
+func (s *setOperation) touch(pk key.Public) { s.touched[pk] = s.touched[pk] }
+
+// endpoint gives a peer an endpoint by hand, or none, if WireGuard has the peer.
+func (s *setOperation) endpoint(pk key.Public, addr netip.AddrPort) {
+	if s.device.table.edit(pk, func(m *member) { m.static = addr }) {
+		s.touch(pk)
+	}
+}
+
 // note takes in a line before wireguard-go does, which finds by itself what is wrong with it, and reports whether wireguard-go is to read it.
 func (s *setOperation) note(line string) bool {
 	name, value, _ := strings.Cut(line, "=")
-	s.concerns = s.concerns || !ofPeerAlone(name)
-	switch name {
-	case "listen_port":
-		if !s.section && !s.moved && s.device.hasPort(value) {
-			return false
-		}
-		s.moved = true
-	case "replace_peers":
-		s.replacesPeers = s.replacesPeers || !s.section && value == "true"
-	case "public_key":
+	t := &s.device.table
+	switch {
+	case name == "public_key":
 		var err error
 		s.pk, err = key.ParsePublicHex(value)
 		s.section = err == nil
-		s.created = s.section && s.peer() == nil
-		s.concerns = s.concerns || s.created
-	case "remove":
-		if value == "true" && s.section {
-			s.endpoints[s.pk] = netip.AddrPort{}
+	case !s.section:
+		return s.noteInterface(name, value)
+	case name == "endpoint":
+		if addr, err := netip.ParseAddrPort(value); err == nil {
+			s.endpoint(s.pk, addr)
 		}
-	case "endpoint":
-		if addr, err := netip.ParseAddrPort(value); err == nil && s.section && s.peer() != nil {
-			s.endpoints[s.pk] = addr
+	case name == "replace_allowed_ips" && value == "true":
+		t.edit(s.pk, t.disallowAllLocked)
+	case name == "allowed_ip":
+		change := t.allowLocked
+		if rest, ok := strings.CutPrefix(value, "-"); ok {
+			change, value = t.disallowLocked, rest
+		}
+		if prefix, err := netip.ParsePrefix(value); err == nil {
+			t.edit(s.pk, func(m *member) { change(m, prefix) })
 		}
 	}
 	return true
 }
 
-// ofPeerAlone reports whether a line only says which peer is meant, or what WireGuard alone has to know of it: programs that renew preshared
-// keys do so for each peer again and again.
-func ofPeerAlone(name string) bool {
+// noteInterface is note for a line before the sections of peers.
+func (s *setOperation) noteInterface(name, value string) bool {
 	switch name {
-	case "", "public_key", "update_only", "preshared_key", "persistent_keepalive_interval", "protocol_version":
+	case "":
 		return true
+	case "listen_port":
+		if !s.moved && s.device.hasPort(value) {
+			return false
+		}
+		s.moved = true
+	case "replace_peers":
+		if value == "true" {
+			s.device.table.clear()
+		}
 	}
-	return false
-}
-
-// peer is that of the section, nil if wireguard-go does not have it at this moment: it is yet to be made, or was removed.
-func (s *setOperation) peer() *wgdevice.Peer {
-	return s.device.wg.LookupPeer(wgdevice.NoisePublicKey(s.pk))
-}
-
-// attach gives a peer that was just made its endpoint.
-func (s *setOperation) attach() {
-	s.created = false
-	if p := s.peer(); p != nil && s.device.isICE(s.pk, s.ice[s.pk]) {
-		s.ice[s.pk] = true
-		p.SetEndpointFromPacket(s.device.bind.Peer(s.pk))
-	}
+	s.whole = true
+	return true
 }

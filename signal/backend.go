@@ -69,6 +69,13 @@ type Reacher interface {
 	Reach(peer key.Public) error
 }
 
+// PeerChanger is what a [Backend] implements too if a change of few peers costs it less than SetPeers with all of them.
+type PeerChanger interface {
+	// ChangePeers adds peers to the set of SetPeers and removes others, none of which is both. Peers that are there already may be
+	// added again, and others removed that are not there. It does not keep the slices.
+	ChangePeers(added, removed []key.Public)
+}
+
 // Env is what a backend gets from the interface that it serves.
 type Env struct {
 	Identity key.Private // required: the interface's WireGuard key

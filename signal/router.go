@@ -68,7 +68,7 @@ type Router struct {
 	publishes sync.WaitGroup // Add under mu while not closing
 	worker    sync.WaitGroup
 
-	configMu sync.Mutex // makes SetPeers and Add reach every backend in the same order
+	configMu sync.Mutex // makes SetPeers, ChangePeers and Add reach every backend in the same order
 
 	mu            sync.Mutex // guards the following
 	backends      []*publisher
@@ -137,25 +137,53 @@ func (r *Router) Add(b Backend) {
 func (r *Router) SetPeers(peers []key.Public) {
 	r.configMu.Lock()
 	defer r.configMu.Unlock()
-	r.mu.Lock()
-	old := r.peers
-	r.peers = make(map[key.Public]*peer, len(peers))
+	keep := make(map[key.Public]bool, len(peers))
 	for _, k := range peers {
-		if k == r.sealer.public {
-			continue // our own envelopes, reflected, are from nobody
-		}
-		r.peers[k] = old[k]
+		keep[k] = true
 	}
-	for k := range r.available {
-		if _, ok := r.peers[k]; !ok {
-			delete(r.available, k)
+	var removed []key.Public
+	r.mu.Lock()
+	for k := range r.peers {
+		if !keep[k] {
+			removed = append(removed, k)
 		}
 	}
-	keys := r.peerKeysLocked()
+	r.mu.Unlock()
+	r.changePeers(peers, removed)
+}
+
+// ChangePeers is [Router.SetPeers] for one who knows what has changed. That takes as long as there are changes, unless a backend is no
+// [PeerChanger]. Peers that are there already may be added again, and others removed that are not there.
+func (r *Router) ChangePeers(added, removed []key.Public) {
+	r.configMu.Lock()
+	defer r.configMu.Unlock()
+	r.changePeers(added, removed)
+}
+
+// changePeers is ChangePeers for one who holds configMu.
+func (r *Router) changePeers(added, removed []key.Public) {
+	r.mu.Lock()
+	for _, k := range removed {
+		delete(r.peers, k)
+		delete(r.available, k)
+	}
+	for _, k := range added {
+		if k != r.sealer.public { // our own envelopes, reflected, are from nobody
+			r.peers[k] = r.peers[k]
+		}
+	}
+	var keys []key.Public
+	if slices.ContainsFunc(r.backends, func(b *publisher) bool { _, ok := b.Backend.(PeerChanger); return !ok }) {
+		keys = r.peerKeysLocked()
+	}
 	backends := slices.Clone(r.backends)
 	r.mu.Unlock()
 	for _, b := range backends {
-		b.SetPeers(keys)
+		if c, ok := b.Backend.(PeerChanger); ok {
+			c.ChangePeers(added, removed)
+		} else {
+			b.SetPeers(keys)
+		}
 	}
 }
 

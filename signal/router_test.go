@@ -234,6 +234,22 @@ func TestReceive(t *testing.T) {
 			r.SetPeers([]key.Public{key.NewPrivate().Public(), r.peer.Public()})
 			r.Deliver(r.envelope(t, r.seal, 4))
 		}, []uint32{5}, map[DropReason]uint64{DropStale: 1}},
+		{"removed and added again by changes", func(t *testing.T, r *receiver) {
+			r.Deliver(r.envelope(t, r.seal, 5))
+			synctest.Wait()
+			r.ChangePeers(nil, []key.Public{r.peer.Public()})
+			r.Deliver(r.envelope(t, r.seal, 6))
+			synctest.Wait()
+			r.ChangePeers([]key.Public{r.peer.Public()}, nil)
+			r.Deliver(r.envelope(t, r.seal, 4))
+		}, []uint32{5, 4}, map[DropReason]uint64{DropUnknownSender: 1}},
+		{"kept by changes", func(t *testing.T, r *receiver) {
+			r.Deliver(r.envelope(t, r.seal, 5))
+			synctest.Wait()
+			r.ChangePeers([]key.Public{key.NewPrivate().Public(), r.peer.Public(), r.to}, []key.Public{key.NewPrivate().Public()})
+			r.Deliver(r.envelope(t, r.seal, 4))
+			r.Deliver(r.envelope(t, r.sealer, 1))
+		}, []uint32{5}, map[DropReason]uint64{DropStale: 1, DropUnknownSender: 1}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -482,4 +498,40 @@ func TestCloseJoinsErrors(t *testing.T) {
 	if err := r.Send(t.Context(), key.Public{1}, offer(0)); !errors.Is(err, ErrClosed) {
 		t.Errorf("send: got %v, want %v", err, ErrClosed)
 	}
+}
+
+// changingBackend is a [PeerChanger].
+type changingBackend struct {
+	fakeBackend
+	added, removed []key.Public
+}
+
+func (b *changingBackend) ChangePeers(added, removed []key.Public) {
+	b.added, b.removed = added, removed
+}
+
+// TestChangePeers has each backend told of a change in the way that it knows.
+func TestChangePeers(t *testing.T) {
+	alice, bob, carol := key.NewPrivate().Public(), key.NewPrivate().Public(), key.NewPrivate().Public()
+	r := newReceiver(t)
+	plain, changing := new(fakeBackend), new(changingBackend)
+	r.Add(plain)
+	r.Add(changing)
+	check := func(what string, added, removed, all []key.Public) {
+		t.Helper()
+		slices.SortFunc(all, key.Public.Compare)
+		if !slices.Equal(plain.peers, all) {
+			t.Errorf("%s: got all of %v, want %v", what, plain.peers, all)
+		}
+		if !slices.Equal(changing.added, added) || !slices.Equal(changing.removed, removed) {
+			t.Errorf("%s: got %v added and %v removed, want %v and %v", what, changing.added, changing.removed, added, removed)
+		}
+	}
+	r.ChangePeers([]key.Public{alice, bob}, []key.Public{r.peer.Public()})
+	check("change", []key.Public{alice, bob}, []key.Public{r.peer.Public()}, []key.Public{alice, bob})
+	if len(changing.peers) != 1 {
+		t.Errorf("got %d peers set, want only the one of Add", len(changing.peers))
+	}
+	r.SetPeers([]key.Public{carol, alice})
+	check("set", []key.Public{carol, alice}, []key.Public{bob}, []key.Public{carol, alice})
 }

@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/url"
 	"sync"
 
@@ -35,7 +36,7 @@ func (b *Bus) New(_ context.Context, env signal.Env, urls []url.Values) (signal.
 			return nil, fmt.Errorf("new %s backend: unknown parameters %q: there are none", Name, u.Encode())
 		}
 	}
-	n := &Backend{bus: b, self: env.Identity.Public(), sink: env.Sink}
+	n := &Backend{bus: b, self: env.Identity.Public(), sink: env.Sink, peers: make(map[key.Public]bool)}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.backends[n.self] != nil {
@@ -61,8 +62,9 @@ type Backend struct {
 }
 
 var (
-	_ signal.Backend = (*Backend)(nil)
-	_ signal.Factory = (*Bus)(nil).New
+	_ signal.Backend     = (*Backend)(nil)
+	_ signal.PeerChanger = (*Backend)(nil)
+	_ signal.Factory     = (*Bus)(nil).New
 )
 
 // Publish implements [signal.Backend]. The envelope is with the peer's sink when it returns.
@@ -103,20 +105,38 @@ func (n *Backend) findLocked(to key.Public) (*Backend, error) {
 
 // SetPeers implements [signal.Backend].
 func (n *Backend) SetPeers(peers []key.Public) {
+	keep := make(map[key.Public]bool, len(peers))
+	for _, k := range peers {
+		keep[k] = true
+	}
+	n.changePeers(peers, func() {
+		maps.DeleteFunc(n.peers, func(k key.Public, _ bool) bool { return !keep[k] })
+	})
+}
+
+// ChangePeers implements [signal.PeerChanger].
+func (n *Backend) ChangePeers(added, removed []key.Public) {
+	n.changePeers(added, func() {
+		for _, k := range removed {
+			delete(n.peers, k)
+		}
+	})
+}
+
+func (n *Backend) changePeers(added []key.Public, remove func()) {
 	type call struct {
 		to   *Backend
 		peer key.Public
 	}
 	var calls []call
 	n.bus.mu.Lock()
-	old := n.peers
-	n.peers = make(map[key.Public]bool, len(peers))
-	for _, k := range peers {
-		if k == n.self {
+	remove()
+	for _, k := range added {
+		if k == n.self || n.peers[k] {
 			continue
 		}
 		n.peers[k] = true
-		if other, err := n.findLocked(k); err == nil && !old[k] {
+		if other, err := n.findLocked(k); err == nil {
 			n.calls.Add(1)
 			other.calls.Add(1)
 			calls = append(calls, call{n, k}, call{other, n.self})

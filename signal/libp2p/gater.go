@@ -1,6 +1,7 @@
 package libp2p
 
 import (
+	"maps"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -40,23 +41,40 @@ type gater struct {
 
 var _ connmgr.ConnectionGater = (*gater)(nil)
 
-// setPeers takes over the map.
+// setPeers replaces the configured peers, and returns those that were not there before and those that are no more.
 func (g *gater) setPeers(ids map[key.Public]peer.ID) (gone, added []peer.ID) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	for k, id := range g.ids {
+	var removed []key.Public
+	for k := range g.ids {
 		if _, ok := ids[k]; !ok {
-			gone = append(gone, id)
+			removed = append(removed, k)
 		}
 	}
-	peers := make(map[peer.ID]key.Public, len(ids))
+	return g.changePeersLocked(ids, removed)
+}
+
+// changePeers is setPeers for one who knows what has changed.
+func (g *gater) changePeers(ids map[key.Public]peer.ID, removed []key.Public) (gone, added []peer.ID) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.changePeersLocked(ids, removed)
+}
+
+func (g *gater) changePeersLocked(ids map[key.Public]peer.ID, removed []key.Public) (gone, added []peer.ID) {
+	for _, k := range removed {
+		if id, ok := g.ids[k]; ok {
+			gone = append(gone, id)
+			delete(g.ids, k)
+			delete(g.peers, id)
+		}
+	}
 	for k, id := range ids {
-		peers[id] = k
 		if _, ok := g.ids[k]; !ok {
 			added = append(added, id)
+			g.ids[k], g.peers[id] = id, k
 		}
 	}
-	g.ids, g.peers = ids, peers
 	return gone, added
 }
 
@@ -76,11 +94,11 @@ func (g *gater) key(id peer.ID) (key.Public, bool) {
 	return k, ok
 }
 
-// all returns the configured peers. The map is immutable.
+// all returns the configured peers.
 func (g *gater) all() map[key.Public]peer.ID {
 	g.mu.RLock()
 	defer g.mu.RUnlock()
-	return g.ids
+	return maps.Clone(g.ids)
 }
 
 // allowServer lets a DHT server be dialled that a query is about to ask.

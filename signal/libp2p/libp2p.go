@@ -78,6 +78,7 @@ var (
 	_ signal.Backend         = (*Backend)(nil)
 	_ signal.ICEServerSource = (*Backend)(nil)
 	_ signal.Reacher         = (*Backend)(nil)
+	_ signal.PeerChanger     = (*Backend)(nil)
 	_ signal.Factory         = New
 )
 
@@ -103,6 +104,8 @@ func NewBackend(ctx context.Context, env signal.Env, config Config) (*Backend, e
 	}
 	b.gater = &gater{
 		bootstraps: map[peer.ID]bool{},
+		peers:      map[peer.ID]key.Public{},
+		ids:        map[key.Public]peer.ID{},
 		servers:    map[peer.ID]bool{},
 		exclude:    env.ExcludeAddr,
 		loopback:   slices.ContainsFunc(config.Listen, isLoopback),
@@ -165,10 +168,18 @@ func isLoopback(a ma.Multiaddr) bool {
 // SetPeers implements [signal.Backend]. Connections to peers that are no longer configured are closed. A key without a peer ID
 // (see [key.Public.Validate]) is nobody's and is left out.
 func (b *Backend) SetPeers(peers []key.Public) {
-	known := b.gater.all()
+	b.follow(b.gater.setPeers(b.peerIDs(peers)))
+}
+
+// ChangePeers implements [signal.PeerChanger], as SetPeers does [signal.Backend].
+func (b *Backend) ChangePeers(added, removed []key.Public) {
+	b.follow(b.gater.changePeers(b.peerIDs(added), removed))
+}
+
+func (b *Backend) peerIDs(peers []key.Public) map[key.Public]peer.ID {
 	ids := make(map[key.Public]peer.ID, len(peers))
 	for _, k := range peers {
-		id, ok := known[k]
+		id, ok := b.gater.id(k)
 		if !ok {
 			var err error
 			if id, err = node.PeerID(k); err != nil {
@@ -180,7 +191,11 @@ func (b *Backend) SetPeers(peers []key.Public) {
 			ids[k] = id
 		}
 	}
-	gone, added := b.gater.setPeers(ids)
+	return ids
+}
+
+// follow takes leave of peers that are gone, and looks for those that were added.
+func (b *Backend) follow(gone, added []peer.ID) {
 	for _, id := range gone {
 		b.mu.Lock()
 		delete(b.lastUsed, id)

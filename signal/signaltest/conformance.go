@@ -46,6 +46,7 @@ func Run(t *testing.T, newHarness func(t *testing.T) Harness) {
 		{"OversizeRefused", testOversizeRefused},
 		{"UnknownPeerRefused", testUnknownPeerRefused},
 		{"RemovedPeerRefused", testRemovedPeerRefused},
+		{"PeersChanged", testPeersChanged},
 		{"OnlyTheRecipient", testOnlyTheRecipient},
 		{"ConcurrentPublish", testConcurrentPublish},
 		{"PeerAvailable", testPeerAvailable},
@@ -208,6 +209,31 @@ func testRemovedPeerRefused(t *testing.T, w *world) {
 	}
 	a.SetPeers([]key.Public{b.public})
 	w.deliver(t, a, b, envelope(b.public, 100, 3))
+}
+
+func testPeersChanged(t *testing.T, w *world) {
+	a, b := w.pair(t)
+	changer, ok := a.Backend.(signal.PeerChanger)
+	if !ok {
+		t.Skip("not a signal.PeerChanger")
+	}
+	c := w.node(t, key.NewPrivate())
+	c.SetPeers([]key.Public{a.public})
+	absent := key.NewPrivate().Public()
+	changer.ChangePeers([]key.Public{b.public, c.public, a.public}, []key.Public{absent}) // one that is there, and the backend itself
+	w.deliver(t, a, b, envelope(b.public, 100, 1))
+	w.deliver(t, a, c, envelope(c.public, 100, 2))
+	changer.ChangePeers(nil, []key.Public{b.public})
+	if err := a.Publish(w.ctx, b.public, envelope(b.public, 100, 3)); err == nil {
+		t.Error("got no error after the peer was removed")
+	}
+	w.deliver(t, a, c, envelope(c.public, 100, 4))
+	changer.ChangePeers([]key.Public{b.public}, nil)
+	w.deliver(t, a, b, envelope(b.public, 100, 5))
+	a.SetPeers([]key.Public{b.public})
+	if err := a.Publish(w.ctx, c.public, envelope(c.public, 100, 6)); err == nil {
+		t.Error("got no error after all peers but another were replaced")
+	}
 }
 
 func testOnlyTheRecipient(t *testing.T, w *world) {

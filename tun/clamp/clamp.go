@@ -34,10 +34,9 @@ type Peer struct {
 // Device is a TUN whose packets are clamped.
 type Device struct {
 	wgtun.Device // the inner one
+	route        func(netip.Addr) *Peer
 
-	// atomic
 	smallest atomic.Int32 // of all limits; 0: no peer is limited
-	routes   atomic.Pointer[routes]
 
 	// owned by the goroutine that calls Read
 	queue  queue   // fragments that found no room in the last batch
@@ -51,15 +50,11 @@ type Device struct {
 
 var _ wgtun.Device = (*Device)(nil)
 
-// New returns a device that hands everything through until a peer is limited.
-func New(inner wgtun.Device) *Device {
-	d := &Device{Device: inner, limited: make(map[*Peer]bool), icmp: make([]byte, headroom+maxICMP), nextID: randomID()}
-	d.routes.Store(new(routes))
-	return d
+// New returns a device that hands everything through until a peer is limited. Route is asked, for packets, which peer WireGuard sends those
+// for an address to: that of the longest prefix; nil: one that is never limited, or none. It must not block.
+func New(inner wgtun.Device, route func(netip.Addr) *Peer) *Device {
+	return &Device{Device: inner, route: route, limited: make(map[*Peer]bool), icmp: make([]byte, headroom+maxICMP), nextID: randomID()}
 }
-
-// SetRoutes says which peer WireGuard sends packets to: that of the longest prefix. A nil peer is one that is never limited.
-func (d *Device) SetRoutes(peers map[netip.Prefix]*Peer) { d.routes.Store(newRoutes(peers)) }
 
 // SetLimit limits the packets to a peer to n bytes; 0 lifts the limit. Limits below minLimit are not kept to.
 func (d *Device) SetLimit(p *Peer, n int) {
@@ -86,6 +81,14 @@ func (d *Device) SetLimit(p *Peer, n int) {
 // Limit returns the peer's limit in bytes, 0 if it has none.
 func (p *Peer) Limit() int { return int(p.limit.Load()) }
 
+// limit returns the limit of the peer that has the address, 0 if there is none.
+func (d *Device) limit(a netip.Addr) int {
+	if p := d.route(a); p != nil {
+		return p.Limit()
+	}
+	return 0
+}
+
 // Read implements [wgtun.Device]. A size of 0 stands for a packet that was answered instead.
 func (d *Device) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 	if !d.queue.empty() {
@@ -100,7 +103,6 @@ func (d *Device) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 
 // outgoing clamps what was read, and returns the number of packets after that.
 func (d *Device) outgoing(bufs [][]byte, sizes []int, offset, n, smallest int) int {
-	routes := d.routes.Load()
 	for i := range n {
 		b := bufs[i][offset:][:sizes[i]]
 		p, ok := parse(b)
@@ -108,17 +110,17 @@ func (d *Device) outgoing(bufs [][]byte, sizes []int, offset, n, smallest int) i
 			continue
 		}
 		if p.syn() {
-			p.clampMSS(routes.limit(p.dst()))
+			p.clampMSS(d.limit(p.dst()))
 		}
 		if len(b) <= smallest {
 			continue
 		}
-		limit := routes.limit(p.dst())
+		limit := d.limit(p.dst())
 		if limit == 0 || len(b) <= limit {
 			continue
 		}
 		if p.fragmentable() {
-			return d.fragmentFrom(bufs, sizes, offset, i, n, routes)
+			return d.fragmentFrom(bufs, sizes, offset, i, n)
 		}
 		d.tooBig(&p, limit)
 		sizes[i] = 0
@@ -128,7 +130,7 @@ func (d *Device) outgoing(bufs [][]byte, sizes []int, offset, n, smallest int) i
 
 // fragmentFrom takes the packets from the i-th on out of the batch and puts them back, in their order, with fragments in the place
 // of those that are too large.
-func (d *Device) fragmentFrom(bufs [][]byte, sizes []int, offset, i, n int, routes *routes) int {
+func (d *Device) fragmentFrom(bufs [][]byte, sizes []int, offset, i, n int) int {
 	for j := i; j < n; j++ {
 		b := bufs[j][offset:][:sizes[j]]
 		p, ok := parse(b)
@@ -137,9 +139,9 @@ func (d *Device) fragmentFrom(bufs [][]byte, sizes []int, offset, i, n int, rout
 			continue
 		}
 		if p.syn() {
-			p.clampMSS(routes.limit(p.dst()))
+			p.clampMSS(d.limit(p.dst()))
 		}
-		limit := routes.limit(p.dst())
+		limit := d.limit(p.dst())
 		switch {
 		case limit == 0 || len(b) <= limit:
 			d.queue.push(b)
@@ -166,10 +168,9 @@ func (d *Device) tooBig(p *packet, limit int) {
 // Write implements [wgtun.Device].
 func (d *Device) Write(bufs [][]byte, offset int) (int, error) {
 	if d.smallest.Load() > 0 {
-		routes := d.routes.Load()
 		for _, b := range bufs {
 			if p, ok := parse(b[offset:]); ok && p.syn() {
-				p.clampMSS(routes.limit(p.src()))
+				p.clampMSS(d.limit(p.src()))
 			}
 		}
 	}

@@ -71,10 +71,17 @@ func (r *reader) read(t testing.TB, d *Device) (packets [][]byte) {
 // limited returns a device with one peer that has a limit, and that of all addresses beginning with 10.0 and fd00 but 10.0.9 and fd00::9.
 func limited(limit int) (*Device, *fakeTun, *Peer) {
 	inner, narrow := new(fakeTun), new(Peer)
-	d := New(inner)
-	d.SetRoutes(map[netip.Prefix]*Peer{
-		netip.MustParsePrefix("10.0.0.0/16"): narrow, netip.MustParsePrefix("10.0.9.0/24"): nil,
-		netip.MustParsePrefix("fd00::/16"): narrow, netip.MustParsePrefix("fd00::9/128"): new(Peer),
+	other := new(Peer)
+	d := New(inner, func(a netip.Addr) *Peer {
+		switch {
+		case netip.MustParsePrefix("10.0.9.0/24").Contains(a):
+			return nil
+		case a == netip.MustParseAddr("fd00::9"):
+			return other
+		case netip.MustParsePrefix("10.0.0.0/16").Contains(a), netip.MustParsePrefix("fd00::/16").Contains(a):
+			return narrow
+		}
+		return nil
 	})
 	d.SetLimit(narrow, limit)
 	return d, inner, narrow
@@ -196,7 +203,7 @@ func TestSYN(t *testing.T) {
 }
 
 func TestSetLimit(t *testing.T) {
-	d := New(new(fakeTun))
+	d := New(new(fakeTun), func(netip.Addr) *Peer { return nil })
 	var a, b Peer
 	for _, c := range []struct {
 		peer  *Peer
@@ -273,7 +280,7 @@ func FuzzDevice(f *testing.F) {
 			return
 		}
 		d, inner, narrow := limited(minLimit)
-		d.SetRoutes(map[netip.Prefix]*Peer{netip.MustParsePrefix("0.0.0.0/0"): narrow, netip.MustParsePrefix("::/0"): narrow})
+		d.route = func(netip.Addr) *Peer { return narrow }
 		r := newReader()
 		inner.next = [][]byte{bytes.Clone(b), ip(host4, peer4, 17, []byte{1})}
 		got := r.read(t, d)

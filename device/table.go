@@ -1,0 +1,175 @@
+package device
+
+import (
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"github.com/wice-go/wice-go/proto/key"
+	"github.com/wice-go/wice-go/tun/clamp"
+)
+
+// table is WireGuard's own table of peers, as far as others have to know it. A set operation edits it line by line, as wireguard-go does its
+// own, so that a change costs what it touches and not what there is; follow makes it again what WireGuard says.
+type table struct {
+	routes prefixes[member] // masked allowed IPs, of one peer each
+
+	mu      sync.RWMutex           // guards the following, and the changes of routes
+	members map[key.Public]*member // all peers of WireGuard, with ICE or without
+}
+
+// member is one peer of the table.
+type member struct {
+	key   key.Public
+	clamp atomic.Pointer[clamp.Peer] // of its session; nil: never limited, as of its path nothing is known
+
+	// Guarded by the table's mu.
+	allowed []netip.Prefix // in WireGuard's order
+	static  netip.AddrPort // endpoint set by hand, which outlives sessions; the zero value: none
+}
+
+// add takes in a peer that WireGuard has just made.
+func (t *table) add(pk key.Public) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.addLocked(pk)
+}
+
+func (t *table) addLocked(pk key.Public) *member {
+	m := &member{key: pk}
+	t.members[pk] = m
+	return m
+}
+
+// remove forgets a peer.
+func (t *table) remove(pk key.Public) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.removeLocked(t.members[pk])
+}
+
+func (t *table) removeLocked(m *member) {
+	t.disallowAllLocked(m)
+	delete(t.members, m.key)
+}
+
+// clear forgets all peers.
+func (t *table) clear() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, m := range t.members {
+		t.removeLocked(m)
+	}
+}
+
+// follow makes the table what WireGuard says. Of peers that stay, it keeps the static endpoints.
+func (t *table) follow(state *wgState) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	there := make(map[key.Public]bool, len(state.peers))
+	for i := range state.peers {
+		there[state.peers[i].publicKey] = true
+	}
+	for pk, m := range t.members {
+		if !there[pk] {
+			t.removeLocked(m)
+		}
+	}
+	for i := range state.peers {
+		m := t.members[state.peers[i].publicKey]
+		if m == nil {
+			m = t.addLocked(state.peers[i].publicKey)
+		}
+		if slices.Equal(m.allowed, state.peers[i].allowedIPs) {
+			continue
+		}
+		t.disallowAllLocked(m)
+		for _, p := range state.peers[i].allowedIPs {
+			t.allowLocked(m, p)
+		}
+	}
+}
+
+// edit calls f with a peer while it holds mu, if WireGuard has the peer, and reports that.
+func (t *table) edit(pk key.Public, f func(*member)) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	m := t.members[pk]
+	if m != nil {
+		f(m)
+	}
+	return m != nil
+}
+
+// allowLocked gives a peer an allowed IP, which another one may have had until then.
+func (t *table) allowLocked(m *member, p netip.Prefix) {
+	p = p.Masked()
+	if owner := t.routes.get(p); owner != nil {
+		owner.drop(p)
+	}
+	m.allowed = append(m.allowed, p)
+	t.routes.set(p, m)
+}
+
+// disallowLocked takes an allowed IP from a peer, if it is the one that has it.
+func (t *table) disallowLocked(m *member, p netip.Prefix) {
+	p = p.Masked()
+	if t.routes.get(p) == m {
+		m.drop(p)
+		t.routes.set(p, nil)
+	}
+}
+
+func (t *table) disallowAllLocked(m *member) {
+	for _, p := range m.allowed {
+		t.routes.set(p, nil)
+	}
+	m.allowed = nil
+}
+
+func (m *member) drop(p netip.Prefix) {
+	i := slices.Index(m.allowed, p)
+	m.allowed = slices.Delete(m.allowed, i, i+1)
+}
+
+// has reports whether WireGuard has the peer.
+func (t *table) has(pk key.Public) bool {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.members[pk] != nil
+}
+
+// static returns the endpoint of a peer that was set by hand; the zero value: none.
+func (t *table) static(pk key.Public) netip.AddrPort {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	if m := t.members[pk]; m != nil {
+		return m.static
+	}
+	return netip.AddrPort{}
+}
+
+// addresses returns the single addresses among the allowed IPs of a peer, and whether WireGuard has the peer.
+func (t *table) addresses(pk key.Public) (single []netip.Addr, ok bool) {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	m := t.members[pk]
+	if m == nil {
+		return nil, false
+	}
+	for _, p := range m.allowed {
+		if p.IsSingleIP() {
+			single = append(single, p.Addr())
+		}
+	}
+	return single, true
+}
+
+// clampOf returns what the clamp has to know of the peer that WireGuard sends packets for the address to, nil if they are not limited.
+func (t *table) clampOf(a netip.Addr) *clamp.Peer {
+	if m := t.routes.find(a); m != nil {
+		return m.clamp.Load()
+	}
+	return nil
+}

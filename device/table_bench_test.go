@@ -1,0 +1,48 @@
+package device
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/wice-go/wice-go/device/config"
+	"github.com/wice-go/wice-go/proto/key"
+	"github.com/wice-go/wice-go/signal/inproc"
+)
+
+// BenchmarkSetPeer adds a peer to an interface that is up and has many, and removes it, in two set operations.
+func BenchmarkSetPeer(b *testing.B) {
+	for _, peers := range []int{1, 10_000} {
+		b.Run(fmt.Sprint("peers=", peers), func(b *testing.B) {
+			c := &config.Config{Interface: config.Interface{PrivateKey: key.NewPrivate(), Lazy: true}}
+			d, err := New(Options{Config: c, Tun: newDownTUN(), Backends: inprocBackend(new(inproc.Bus)), Logger: discard})
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer d.Close()
+			section := func(i int) string {
+				return fmt.Sprintf("public_key=%[1]s\nallowed_ip=10.%[2]d.%[3]d.%[4]d/32\nendpoint=127.%[2]d.%[3]d.%[4]d:9\n", key.NewPrivate().Public().Hex(), i>>16, i>>8&255, i&255)
+			}
+			var all strings.Builder
+			for i := range peers {
+				all.WriteString(section(i))
+			}
+			if err := d.ipcSet([]byte(all.String())); err != nil {
+				b.Fatal(err)
+			}
+			if err := d.Up(0); err != nil {
+				b.Fatal(err)
+			}
+			add := section(peers)
+			remove := add[:strings.Index(add, "\n")+1] + "remove=true\n"
+			b.ReportAllocs()
+			for b.Loop() {
+				for _, text := range []string{add, remove} {
+					if err := d.ipcSet([]byte(text)); err != nil {
+						b.Fatal(err)
+					}
+				}
+			}
+		})
+	}
+}
