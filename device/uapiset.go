@@ -111,7 +111,11 @@ func (s *setOperation) follow() {
 }
 
 // touch has sessions and endpoints follow what becomes of a peer.
-func (s *setOperation) touch(pk key.Public) { s.touched[pk] = s.touched[pk] }
+func (s *setOperation) touch(pk key.Public) {
+	if _, ok := s.touched[pk]; !ok {
+		s.touched[pk] = false
+	}
+}
 
 // endpoint gives a peer an endpoint by hand, or none, if WireGuard has the peer.
 func (s *setOperation) endpoint(pk key.Public, addr netip.AddrPort) {

@@ -168,8 +168,8 @@ func (r *Router) changePeers(added, removed []key.Public) {
 		delete(r.available, k)
 	}
 	for _, k := range added {
-		if k != r.sealer.public { // our own envelopes, reflected, are from nobody
-			r.peers[k] = r.peers[k]
+		if _, ok := r.peers[k]; !ok && k != r.sealer.public { // our own envelopes, reflected, are from nobody
+			r.peers[k] = nil
 		}
 	}
 	var keys []key.Public
