@@ -155,7 +155,6 @@ func TestSetTouches(t *testing.T) {
 		whole   bool
 	}{
 		{"", 0, false},
-		{"listen_port=0\n", 0, true}, // there is none yet
 		{peer + "preshared_key=" + key.NewPreshared().Hex() + "\n", 0, false},
 		{peer + "update_only=true\nprotocol_version=1\npersistent_keepalive_interval=9\n\n", 0, false},
 		{"public_key=" + carol + "\nupdate_only=true\n" + peer + "persistent_keepalive_interval=0\n", 1, false},
