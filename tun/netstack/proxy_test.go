@@ -607,6 +607,9 @@ func TestHTTPProxyAnswers(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		if _, err := http.ReadRequest(bufio.NewReader(server)); err != nil { // an answer that comes before is to no request
+			t.Fatal(err)
+		}
 		if _, err = io.WriteString(server, c.answer); err != nil {
 			t.Fatal(err)
 		}
