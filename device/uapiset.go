@@ -58,6 +58,7 @@ type setOperation struct {
 	line    []byte // the beginning of it, which was looked at
 	pk      key.Public
 	section bool // the lines are about pk
+	turned  bool // the last line may have made the peer, or removed it
 	moved   bool // from the port that was open
 
 	// What follows is of the lines that were read.
@@ -72,7 +73,7 @@ func (d *Device) newSet(text []byte) *setOperation {
 // Read implements [io.Reader]. It never returns more than one line.
 func (s *setOperation) Read(b []byte) (int, error) {
 	for len(s.line) == 0 {
-		if s.section {
+		if s.turned {
 			s.follow()
 		}
 		if len(s.text) == 0 {
@@ -92,8 +93,9 @@ func (s *setOperation) Read(b []byte) (int, error) {
 	return n, nil
 }
 
-// follow looks whether the last line has made the peer of the section, or removed it: which line does depends on what there was.
+// follow looks whether the last line has made the peer of the section, or removed it, which depends on what there was.
 func (s *setOperation) follow() {
+	s.turned = false
 	p, t := s.device.wg.LookupPeer(wgdevice.NoisePublicKey(s.pk)), &s.device.table
 	if (p != nil) == t.has(s.pk) {
 		return
@@ -132,9 +134,11 @@ func (s *setOperation) note(line string) bool {
 	case name == "public_key":
 		var err error
 		s.pk, err = key.ParsePublicHex(value)
-		s.section = err == nil
+		s.section, s.turned = err == nil, err == nil
 	case !s.section:
 		return s.noteInterface(name, value)
+	case name == "update_only", name == "remove":
+		s.turned = true
 	case name == "endpoint":
 		if addr, err := netip.ParseAddrPort(value); err == nil {
 			s.endpoint(s.pk, addr)
