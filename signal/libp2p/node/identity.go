@@ -21,6 +21,7 @@ import (
 	"fmt"
 
 	"filippo.io/edwards25519"
+	"filippo.io/edwards25519/field"
 	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/crypto/pb"
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -95,11 +96,18 @@ func PeerID(k key.Public) (peer.ID, error) {
 	return peer.IDFromPublicKey(p)
 }
 
+// edwards is the birational map of RFC 7748, section 4.1, to the point with sign bit 0: y = (u-1)/(u+1).
 func edwards(k key.Public) (ed25519.PublicKey, error) {
 	if err := k.Validate(); err != nil {
 		return nil, err
 	}
-	return x25519.PublicKey(k[:]).ToEd25519()
+	u, err := new(field.Element).SetBytes(k[:])
+	if err != nil {
+		return nil, err
+	}
+	one := new(field.Element).One()
+	y := new(field.Element).Add(u, one)
+	return y.Invert(y).Multiply(y, u.Subtract(u, one)).Bytes(), nil
 }
 
 // PublicKey is the inverse of [PeerID]. Only Ed25519 IDs with sign bit 0 have one: -A and A share their Montgomery coordinate, and
