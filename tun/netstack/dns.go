@@ -114,6 +114,7 @@ func (s *Stack) ask(ctx context.Context, q dnsmessage.Question) ([]netip.Addr, e
 
 // exchange asks one server by UDP, and by TCP when the answer is too long for that.
 func (s *Stack) exchange(ctx context.Context, server netip.Addr, q dnsmessage.Question) ([]netip.Addr, error) {
+	start := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, dnsTimeout)
 	defer cancel()
 	header := dnsmessage.Header{ID: uint16(rand.Uint32()), RecursionDesired: true}
@@ -122,15 +123,14 @@ func (s *Stack) exchange(ctx context.Context, server netip.Addr, q dnsmessage.Qu
 	if err != nil {
 		return nil, err
 	}
-	addresses, err := s.exchangeOver(ctx, "udp", server, query, header.ID, q)
+	addresses, err := s.exchangeOver(ctx, start, "udp", server, query, header.ID, q)
 	if errors.Is(err, errTruncated) {
-		return s.exchangeOver(ctx, "tcp", server, query, header.ID, q)
+		return s.exchangeOver(ctx, start, "tcp", server, query, header.ID, q)
 	}
 	return addresses, err
 }
 
-func (s *Stack) exchangeOver(ctx context.Context, network string, server netip.Addr, query []byte, id uint16, q dnsmessage.Question) ([]netip.Addr, error) {
-	start := time.Now()
+func (s *Stack) exchangeOver(ctx context.Context, start time.Time, network string, server netip.Addr, query []byte, id uint16, q dnsmessage.Question) ([]netip.Addr, error) {
 	c, err := s.dial(ctx, network, netip.AddrPortFrom(server, 53).String(), downAfter)
 	if err != nil {
 		return nil, err
