@@ -462,13 +462,13 @@ func TestDialPatience(t *testing.T) {
 		name, address string
 		dial          func(context.Context, string, string) (net.Conn, error)
 		limit         time.Duration // of the context
-		least         time.Duration // that is waited for; what comes on top is this machine's
+		least         time.Duration // that is waited for, which is counted from a moment after the limit; what comes on top is this machine's
 		why           string
 	}{
 		{"down", "10.0.0.3:80", a.DialPromptly, patience, downAfter, "carol: connecting: no offer"},
 		{"down, two addresses", "carol:80", a.DialPromptly, patience, downAfter, "carol: connecting: no offer"},
-		{"down, patiently", "10.0.0.3:80", a.DialContext, downAfter + 2*time.Second, downAfter + 2*time.Second, "carol: connecting: no offer"},
-		{"to be woken", "10.0.0.4:80", a.DialPromptly, downAfter + 2*time.Second, downAfter + 2*time.Second, "dave: idle"},
+		{"down, patiently", "10.0.0.3:80", a.DialContext, downAfter + 2*time.Second, downAfter + time.Second, "carol: connecting: no offer"},
+		{"to be woken", "10.0.0.4:80", a.DialPromptly, downAfter + 2*time.Second, downAfter + time.Second, "dave: idle"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
