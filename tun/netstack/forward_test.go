@@ -521,6 +521,27 @@ func TestUDPIdle(t *testing.T) {
 	})
 }
 
+// TestUDPForgets checks that a sender whose datagram came just now, and was served already, is kept, and that one that has ended takes no other of
+// its name out of the table.
+func TestUDPForgets(t *testing.T) {
+	u := &udpForward{Forwarding: &Forwarding{udpIdle: udpIdle}, senders: make(map[string]*udpSender)}
+	s, other := &udpSender{key: "alice"}, &udpSender{key: "alice"}
+	u.senders["alice"] = s
+	s.touch()
+	if u.forgetIdle(s) || u.senders["alice"] != s {
+		t.Error("a sender is forgotten that was not idle")
+	}
+	s.last.Store(0)
+	if !u.forgetIdle(s) || len(u.senders) != 0 {
+		t.Error("an idle sender is kept")
+	}
+	u.senders["alice"] = other
+	u.forget(s)
+	if u.senders["alice"] != other {
+		t.Error("another sender is gone")
+	}
+}
+
 // TestUDPTableIsBounded checks that senders beyond the bound are dropped and those within it are served, and that there is room again later.
 func TestUDPTableIsBounded(t *testing.T) {
 	inBubble(t, 2, func(t *testing.T, c *packets, dialed chan *packets) {

@@ -95,11 +95,20 @@ func (u *udpForward) enqueue(from net.Addr, datagram []byte) {
 	}
 }
 
-// forget takes a sender out of the table, unless a datagram waits and force is false.
-func (u *udpForward) forget(s *udpSender, force bool) bool {
+// forget takes a sender out of the table, unless another one has taken its place.
+func (u *udpForward) forget(s *udpSender) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if len(s.queue) > 0 && !force {
+	if u.senders[s.key] == s {
+		delete(u.senders, s.key)
+	}
+}
+
+// forgetIdle takes a sender out of the table if it has been idle for too long. No datagram can come in between.
+func (u *udpForward) forgetIdle(s *udpSender) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if time.Now().Before(s.expiry(u.udpIdle)) {
 		return false
 	}
 	delete(u.senders, s.key)
@@ -119,7 +128,7 @@ func (u *udpForward) serve(s *udpSender) {
 		case <-time.After(udpRetry):
 		case <-u.ctx.Done():
 		}
-		u.forget(s, true)
+		u.forget(s)
 		return
 	}
 	ended := make(chan struct{})
@@ -140,7 +149,7 @@ func (u *udpForward) serve(s *udpSender) {
 	}
 	out.Close()
 	back.Wait()
-	u.forget(s, true)
+	u.forget(s)
 }
 
 // answer carries the datagrams of the target back, and returns when the sender has been idle for too long or out is closed.
@@ -156,17 +165,13 @@ func (u *udpForward) answer(s *udpSender, out net.Conn) {
 			u.c.WriteTo(buf[:n], s.to) // as above
 			continue
 		}
-		if time.Now().Before(s.expiry(u.udpIdle)) {
-			// A datagram went the other way meanwhile, or this is the refusal of one, which the next may not meet.
-			if timeout(err) || failing.wait(u.ctx, err) {
-				continue
-			}
+		if u.forgetIdle(s) {
 			return
 		}
-		if u.forget(s, false) {
+		// A datagram went the other way meanwhile, or this is the refusal of one, which the next may not meet.
+		if !timeout(err) && !failing.wait(u.ctx, err) {
 			return
 		}
-		s.touch()
 	}
 }
 
