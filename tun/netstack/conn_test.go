@@ -99,3 +99,27 @@ func TestConnErrors(t *testing.T) {
 		}
 	}
 }
+
+// TestListenErrors checks that a port in use and another's address are known as such to programs.
+func TestListenErrors(t *testing.T) {
+	s, err := New([]netip.Addr{a4}, nil, 1420)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	listen := map[string]func(address string) error{
+		"tcp": func(address string) error { _, err := s.Listen("tcp", address); return err },
+		"udp": func(address string) error { _, err := s.ListenPacket("udp", address); return err },
+	}
+	for network, listen := range listen {
+		if err := listen("10.0.0.1:7"); err != nil {
+			t.Fatal(err)
+		}
+		if err := listen("10.0.0.1:7"); !errors.Is(err, syscall.EADDRINUSE) {
+			t.Errorf("%s port in use: got %v", network, err)
+		}
+		if err := listen("10.0.0.2:7"); !errors.Is(err, syscall.EADDRNOTAVAIL) {
+			t.Errorf("%s address of another: got %v", network, err)
+		}
+	}
+}

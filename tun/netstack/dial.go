@@ -171,7 +171,7 @@ func (s *Stack) udp(local netip.AddrPort, remote *netip.AddrPort) (*gonet.UDPCon
 			return nil, fmt.Errorf("%v is no address", local)
 		}
 		full, protocol := localAddress(local)
-		return gonet.DialUDP(s.stack, &full, nil, protocol)
+		return s.bindUDP(&full, nil, protocol)
 	}
 	to, protocol := fullAddress(*remote)
 	var from *tcpip.FullAddress
@@ -182,7 +182,15 @@ func (s *Stack) udp(local netip.AddrPort, remote *netip.AddrPort) (*gonet.UDPCon
 		}
 		from = &full
 	}
-	return gonet.DialUDP(s.stack, from, &to, protocol)
+	return s.bindUDP(from, &to, protocol)
+}
+
+func (s *Stack) bindUDP(local, remote *tcpip.FullAddress, protocol tcpip.NetworkProtocolNumber) (*gonet.UDPConn, error) {
+	c, err := gonet.DialUDP(s.stack, local, remote, protocol)
+	if err != nil {
+		return nil, standardError(err)
+	}
+	return c, nil
 }
 
 // ListenTCP accepts connections to one of the stack's addresses, or with an unspecified address to all of that family.
@@ -219,7 +227,7 @@ func (s *Stack) listenTCP(local netip.AddrPort) (*gonet.TCPListener, error) {
 	}
 	if err != nil {
 		ep.Close()
-		return nil, errors.New(err.String())
+		return nil, standardError(errors.New(err.String()))
 	}
 	return gonet.NewTCPListener(s.stack, &queue, ep), nil
 }

@@ -102,23 +102,26 @@ func (s *Stack) watch(ctx context.Context, a netip.Addr, patience time.Duration,
 	}
 }
 
-// gvisorErrors are the errors that gVisor's connections give as text alone, with those of package net.
+// gvisorErrors are the errors that gVisor gives as text alone, with those of package net.
 var gvisorErrors = map[string]error{
+	(&tcpip.ErrBadLocalAddress{}).String():    syscall.EADDRNOTAVAIL,
 	(&tcpip.ErrClosedForSend{}).String():      syscall.EPIPE,
 	(&tcpip.ErrConnectionRefused{}).String():  syscall.ECONNREFUSED,
 	(&tcpip.ErrConnectionReset{}).String():    syscall.ECONNRESET,
 	(&tcpip.ErrHostUnreachable{}).String():    syscall.EHOSTUNREACH,
 	(&tcpip.ErrNetworkUnreachable{}).String(): syscall.ENETUNREACH,
+	(&tcpip.ErrPortInUse{}).String():          syscall.EADDRINUSE,
 	(&tcpip.ErrTimeout{}).String():            syscall.ETIMEDOUT,
 }
 
 // standardError replaces what a failure of gVisor's is about by its standard form, as far as there is one.
 func standardError(err error) error {
-	var op *net.OpError
-	if errors.As(err, &op) && op.Err != nil {
-		if standard := gvisorErrors[op.Err.Error()]; standard != nil {
-			return standard
-		}
+	text := err.Error()
+	if op := new(net.OpError); errors.As(err, &op) && op.Err != nil {
+		text = op.Err.Error()
+	}
+	if standard := gvisorErrors[text]; standard != nil {
+		return standard
 	}
 	return err
 }
