@@ -435,6 +435,26 @@ func TestProxyGarbage(t *testing.T) {
 	}
 }
 
+// TestSOCKSOtherProtocols checks that clients of another protocol are told so: an answer comes, and then the end, not a reset.
+func TestSOCKSOtherProtocols(t *testing.T) {
+	p, _, _ := newProxy(t, (*Stack).ServeSOCKS5, ProxyOptions{})
+	for request, want := range map[string]string{
+		"\x04\x01\x00\x50\x0a\x00\x00\x02user\x00":      socks4Refusal,
+		"CONNECT bob:80 HTTP/1.1\r\nHost: bob\r\n\r\n":  httpRefusal,
+		"GET http://bob/ HTTP/1.1\r\nHost: bob\r\n\r\n": httpRefusal,
+	} {
+		c := dialTCP(t, p.Addr().String())
+		if _, err := io.WriteString(c, request); err != nil {
+			t.Fatal(err)
+		}
+		c.CloseWrite()
+		if got, err := io.ReadAll(c); err != nil || string(got) != want {
+			t.Errorf("%q: got %q, %v, want %q", request, got, err, want)
+		}
+		c.Close()
+	}
+}
+
 // TestProxyClose checks that Close ends clients in every state.
 func TestProxyClose(t *testing.T) {
 	for name, serve := range kinds {

@@ -34,6 +34,17 @@ const (
 	addressIPv4 = 1
 	addressName = 3
 	addressIPv6 = 4
+
+	// maxRefused is how many bytes are read of a client that is refused, and refusedWait how long it is waited for them.
+	maxRefused  = 1 << 20
+	refusedWait = 2 * time.Second
+)
+
+// socks4Refusal is the answer to a request of SOCKS 4, and httpRefusal that to one for an HTTP proxy.
+const (
+	socks4Refusal = "\x00\x5b\x00\x00\x00\x00\x00\x00"
+	httpRefusal   = "HTTP/1.1 501 SOCKS 5 proxy\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\n" +
+		"wice-go: this is the port of a SOCKS 5 proxy, not of an HTTP proxy\n"
 )
 
 // socksReply is what a client is told about its request.
@@ -84,6 +95,11 @@ func (p *Proxy) serveSOCKS(c *proxyConn) {
 			answerSOCKS(c, replyBadAddress, netip.AddrPort{})
 		}
 		p.log.Debug("proxy: request refused", "client", c.RemoteAddr(), "err", err)
+		if !timeout(err) { // else what the client has sent besides would turn the end into a reset, which takes the answer with it
+			c.CloseWrite()
+			c.SetDeadline(time.Now().Add(refusedWait))
+			io.CopyN(io.Discard, c, maxRefused)
+		}
 		return
 	}
 	c.SetDeadline(time.Time{})
@@ -104,6 +120,12 @@ func (p *Proxy) greet(c io.ReadWriter) (command byte, to socksAddress, err error
 		return 0, to, err
 	}
 	if head[0] != socksVersion {
+		switch first := head[0]; {
+		case first == 4:
+			io.WriteString(c, socks4Refusal)
+		case 'A' <= first && first <= 'Z':
+			io.WriteString(c, httpRefusal)
+		}
 		return 0, to, errSOCKSVersion
 	}
 	methods := make([]byte, head[1])
