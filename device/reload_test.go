@@ -12,6 +12,7 @@ import (
 	"github.com/wice-go/wice-go/device/control"
 	"github.com/wice-go/wice-go/proto/key"
 	"github.com/wice-go/wice-go/signal/inproc"
+	"github.com/wice-go/wice-go/test/program"
 )
 
 // reload applies another file, and returns the changes in words.
@@ -128,12 +129,15 @@ func (e *end) peerKeys(t *testing.T) (keys []string) {
 // A port that somebody has leaves all as it was, peers included.
 func TestReloadPort(t *testing.T) {
 	a, b := newPair(t)
-	taken, err := net.ListenPacket("udp", ":0")
+	port, err := program.FreePort()
+	if err != nil {
+		t.Fatal(err)
+	}
+	taken, err := net.ListenPacket("udp", fmt.Sprintf(":%d", port))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer taken.Close()
-	port := taken.LocalAddr().(*net.UDPAddr).Port
 	before := a.uapi(t, "get=1\n\n")
 	_, err = a.reload(t, fmt.Sprintf("ListenPort = %d", port), "")
 	if err == nil || !strings.Contains(err.Error(), fmt.Sprintf("ListenPort = %d: ", port)) || !strings.Contains(err.Error(), "nothing was changed") {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/wice-go/wice-go/proto/key"
 	"github.com/wice-go/wice-go/signal/inproc"
+	"github.com/wice-go/wice-go/test/program"
 )
 
 func openMux(t *testing.T, port uint16) *tcpMux {
@@ -56,12 +57,11 @@ func TestTCPFollows(t *testing.T) {
 		t.Errorf("TCP is on port %d, want %d", got, want)
 	}
 	free := func() int {
-		c, err := net.ListenPacket("udp", ":0")
+		port, err := program.FreePort()
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer c.Close()
-		return c.LocalAddr().(*net.UDPAddr).Port
+		return port
 	}
 	for _, c := range []struct {
 		set  string

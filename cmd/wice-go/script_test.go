@@ -21,6 +21,7 @@ import (
 
 	"github.com/wice-go/wice-go/device/control"
 	"github.com/wice-go/wice-go/proto/key"
+	"github.com/wice-go/wice-go/test/program"
 )
 
 // TestMain makes the real program a command of the scripts. A copy of this test stands in for it, under its name, by which it knows that it
@@ -142,10 +143,9 @@ func scriptExpand(ts *testscript.TestScript, neg bool, args []string) {
 // scriptPorts is "ports VAR...": each variable gets a port of loopback that nobody uses.
 func scriptPorts(ts *testscript.TestScript, neg bool, args []string) {
 	for _, v := range args {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+		port, err := program.FreePort()
 		ts.Check(err)
-		defer l.Close()
-		ts.Setenv(v, fmt.Sprint(l.Addr().(*net.TCPAddr).Port))
+		ts.Setenv(v, fmt.Sprint(port))
 	}
 }
 

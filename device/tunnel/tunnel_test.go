@@ -25,6 +25,7 @@ import (
 	"github.com/wice-go/wice-go/signal"
 	"github.com/wice-go/wice-go/signal/inproc"
 	"github.com/wice-go/wice-go/signal/rendezvous"
+	"github.com/wice-go/wice-go/test/program"
 	"github.com/wice-go/wice-go/tun/netstack"
 )
 
@@ -226,19 +227,19 @@ func TestForward(t *testing.T) {
 		t.Fatal(err)
 	}
 	echo(t, outside)
-	entry, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := program.FreePort()
 	if err != nil {
 		t.Fatal(err)
 	}
-	entry.Close() // its port is free now
+	entry := fmt.Sprintf("127.0.0.1:%d", port)
 	bus := new(inproc.Bus)
 	ka, kb := key.NewPrivate(), key.NewPrivate()
-	a := openTest(t, testOptions(t, bus, ka, "10.7.0.1/24", fmt.Sprintf("#!wice Forward = tcp %s -> bob:7\n", entry.Addr())+peerSection(kb, "bob", "10.7.0.2/32")))
+	a := openTest(t, testOptions(t, bus, ka, "10.7.0.1/24", fmt.Sprintf("#!wice Forward = tcp %s -> bob:7\n", entry)+peerSection(kb, "bob", "10.7.0.2/32")))
 	openTest(t, testOptions(t, bus, kb, "10.7.0.2/24", fmt.Sprintf("#!wice Forward = tcp tunnel:7 -> %s\n", outside.Addr())+peerSection(ka, "alice", "10.7.0.1/32")))
 	if err := a.Wait(testContext(t)); err != nil {
 		t.Fatal(err)
 	}
-	c, err := net.Dial("tcp", entry.Addr().String())
+	c, err := net.Dial("tcp", entry)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -252,21 +253,21 @@ func TestForward(t *testing.T) {
 
 // TestProxy reaches a server inside of one tunnel through a proxy into the other, which ends with it.
 func TestProxy(t *testing.T) {
-	at, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := program.FreePort()
 	if err != nil {
 		t.Fatal(err)
 	}
-	at.Close() // its port is free now
+	at := fmt.Sprintf("127.0.0.1:%d", port)
 	bus := new(inproc.Bus)
 	ka, kb := key.NewPrivate(), key.NewPrivate()
-	a := openTest(t, testOptions(t, bus, ka, "10.7.0.1/24", fmt.Sprintf("#!wice HTTPProxy = %s\n", at.Addr())+peerSection(kb, "bob", "10.7.0.2/32")))
+	a := openTest(t, testOptions(t, bus, ka, "10.7.0.1/24", fmt.Sprintf("#!wice HTTPProxy = %s\n", at)+peerSection(kb, "bob", "10.7.0.2/32")))
 	b := openTest(t, testOptions(t, bus, kb, "10.7.0.2/24", peerSection(ka, "alice", "10.7.0.1/32")))
 	server := &http.Server{Handler: http.NotFoundHandler()}
 	l := listenTest(t, b, ":80")
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(l) }()
 	defer func() { server.Close(); <-served }()
-	transport := &http.Transport{Proxy: http.ProxyURL(&url.URL{Scheme: "http", Host: at.Addr().String()})}
+	transport := &http.Transport{Proxy: http.ProxyURL(&url.URL{Scheme: "http", Host: at})}
 	defer transport.CloseIdleConnections()
 	client := &http.Client{Transport: transport}
 	r, err := client.Get("http://bob/")

@@ -3,6 +3,7 @@ package libp2p_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"net/url"
@@ -18,6 +19,7 @@ import (
 	"github.com/wice-go/wice-go/signal/libp2p"
 	"github.com/wice-go/wice-go/signal/rendezvous"
 	"github.com/wice-go/wice-go/signal/signaltest"
+	"github.com/wice-go/wice-go/test/program"
 )
 
 const patience = 20 * time.Second
@@ -78,15 +80,13 @@ func eventually(t *testing.T, what string, cond func() bool) {
 
 // TestStatusSaysWhy checks the words for a bootstrap that is not there.
 func TestStatusSaysWhy(t *testing.T) {
-	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	port, err := program.FreePort()
 	if err != nil {
 		t.Fatal(err)
 	}
-	closed := l.Addr().String()
-	l.Close()
-	host, port, _ := net.SplitHostPort(closed)
+	closed := fmt.Sprintf("127.0.0.1:%d", port)
 	up := startRendezvous(t).Bootstraps()[0]
-	down := "/ip4/" + host + "/tcp/" + port + "/p2p/12D3KooWJWRuCsfLc64vuG6UGbDAWLg3Qdqjy7yHL8vHGACURynn"
+	down := fmt.Sprintf("/ip4/127.0.0.1/tcp/%d", port) + "/p2p/12D3KooWJWRuCsfLc64vuG6UGbDAWLg3Qdqjy7yHL8vHGACURynn"
 	p := newPeer(t, nil, url.Values{"bootstrap": {up, down}})
 	want := "1 of 2 bootstraps connected; bootstrap " + closed + ": connection refused"
 	eventually(t, want, func() bool { return p.Status().Detail == want })

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -14,6 +15,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/wice-go/wice-go/test/program"
 )
 
 var loopback = netip.MustParseAddrPort("127.0.0.1:0")
@@ -348,12 +351,12 @@ func TestForwardUDPSurvivesRefusal(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	first, err := net.ListenPacket("udp", "127.0.0.1:0")
+	port, err := program.FreePort()
 	if err != nil {
 		t.Fatal(err)
 	}
-	first.Close()
-	startForward(t, s, Forward{Network: "udp", Inbound: true, Listen: netip.MustParseAddrPort("0.0.0.0:53"), Target: first.LocalAddr().String()}, maxForwarded, udpIdle)
+	address := fmt.Sprintf("127.0.0.1:%d", port)
+	startForward(t, s, Forward{Network: "udp", Inbound: true, Listen: netip.MustParseAddrPort("0.0.0.0:53"), Target: address}, maxForwarded, udpIdle)
 	c, err := s.DialContext(testContext(t), "udp", "10.0.0.1:53")
 	if err != nil {
 		t.Fatal(err)
@@ -362,11 +365,9 @@ func TestForwardUDPSurvivesRefusal(t *testing.T) {
 	for range 10 {
 		c.Write([]byte("refused"))
 	}
-	target, err := net.ListenPacket("udp", first.LocalAddr().String())
+	target, err := net.ListenPacket("udp", address)
 	if err != nil {
-		t.Logf("another program took the port meanwhile, once more: %v", err)
-		TestForwardUDPSurvivesRefusal(t)
-		return
+		t.Fatal(err)
 	}
 	done := make(chan struct{})
 	go func() {
