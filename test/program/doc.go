@@ -1,3 +1,3 @@
-// Package program builds the programs that tests run in namespaces, and reads
-// what they print: wice-go's status, and the reports of iperf3.
+// Package program builds the programs that tests run in namespaces, reads what they print (the status of wice-go and the reports of iperf3),
+// and finds ports for them.
 package program
