@@ -99,13 +99,16 @@ func TestDirectRelayDirect(t *testing.T) {
 
 	blockA.Store(false)
 	blockB.Store(false)
-	a.s.Restart("what the timer of relayed connections does")
-	da, db := a.path(ra.Generation), b.path(rb.Generation)
-	if da.Relayed || db.Relayed {
-		t.Fatalf("got %+v and %+v", da, db)
+	da, db := ra, rb
+	for da.Relayed || db.Relayed { // as above
+		ra, rb = da, db
+		a.s.Restart("what the timer of relayed connections does")
+		da, db = a.path(ra.Generation), b.path(rb.Generation)
+	}
+	if time.Since(time.Unix(0, min(a.switched.Load(), b.switched.Load()))) < closeGrace/2 { // on a busy machine it can be longer
+		transfer(t, ra, rb) // what is still under way on the relay arrives
 	}
 	transfer(t, da, db)
-	transfer(t, ra, rb) // what is still under way on the relay arrives
 	a.until(func(st Status) bool { return st.State == Connected && st.Reason == "" })
 }
 

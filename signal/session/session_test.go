@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"flag"
+	"fmt"
 	"math/rand/v2"
 	"net"
 	"net/netip"
@@ -69,13 +70,14 @@ func (w *wire) setCut(cut bool) { w.mu.Lock(); w.cut = cut; w.mu.Unlock() }
 
 // side is a session with what it reported.
 type side struct {
-	t     *testing.T
-	key   key.Public
-	s     *Session
-	paths chan *Path
-	news  chan struct{} // capacity 1
-	opts  Options
-	wire  *wire
+	t        *testing.T
+	key      key.Public
+	s        *Session
+	paths    chan *Path
+	switched atomic.Int64  // when the last path came, in nanoseconds since 1970
+	news     chan struct{} // capacity 1
+	opts     Options
+	wire     *wire
 }
 
 func keys() (a, b key.Public) { a[0], b[0] = 1, 2; return a, b }
@@ -123,7 +125,10 @@ func newSide(t *testing.T, w *wire, local, remote key.Public, change func(*Optio
 		Local: local, Remote: remote, Mux: newMux(t), IncludeLoopback: true, Logger: discard(),
 		NetworkTypes: []proto.NetworkType{proto.UDP4},
 		Send:         func(_ context.Context, o *proto.Offer) error { w.send(local, remote, o); return nil },
-		OnPath:       func(p *Path) { d.paths <- p },
+		OnPath: func(p *Path) {
+			d.switched.Store(time.Now().UnixNano())
+			d.paths <- p
+		},
 		OnChange: func() {
 			select {
 			case d.news <- struct{}{}:
@@ -206,15 +211,37 @@ func (d *side) until(ok func(Status) bool) {
 
 func transfer(t *testing.T, from, to *Path) {
 	t.Helper()
-	if _, err := from.Conn.Write([]byte("over the path")); err != nil {
-		t.Fatal(err)
-	}
+	text := fmt.Sprint("over the path ", transfers.Add(1))
+	var writing sync.WaitGroup
+	defer writing.Wait()
+	read := make(chan struct{})
+	defer close(read)
+	writing.Go(func() {
+		for { // again: any can be lost, as with an agent of before that is closed while it comes
+			if _, err := from.Conn.Write([]byte(text)); err != nil {
+				t.Error(err)
+				return
+			}
+			select {
+			case <-read:
+				return
+			case <-time.After(200 * time.Millisecond):
+			}
+		}
+	})
 	b := make([]byte, 100)
-	n, err := to.Conn.Read(b)
-	if err != nil || string(b[:n]) != "over the path" {
-		t.Fatalf("got %q, %v", b[:n], err)
+	for {
+		n, err := to.Conn.Read(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if string(b[:n]) == text {
+			return
+		}
 	}
 }
+
+var transfers atomic.Int64 // so that no text comes twice
 
 func TestConnect(t *testing.T) {
 	for _, c := range []struct {
