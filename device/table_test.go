@@ -66,7 +66,7 @@ func (d *Device) tableState(backends ...*listBackend) tableState {
 		Routes: map[netip.Prefix]string{}, Endpoints: d.bind.Held().Peers,
 	}
 	for pk, m := range d.table.members {
-		s.Allowed[pk.Hex()] = append([]netip.Prefix(nil), m.allowed...)
+		s.Allowed[pk.Hex()] = slices.Collect(m.prefixesLocked())
 		if m.static.IsValid() {
 			s.Static[pk.Hex()] = m.static.String()
 		}
@@ -74,8 +74,8 @@ func (d *Device) tableState(backends ...*listBackend) tableState {
 			s.Clamped[pk.Hex()] = fmt.Sprintf("%p", c)
 		}
 	}
-	for p, m := range d.table.routes.all() {
-		s.Routes[p] = m.key.Hex()
+	for p, a := range d.table.routes.all() {
+		s.Routes[p] = a.owner.key.Hex()
 	}
 	for pk, p := range d.peers {
 		s.Sessions[pk.Hex()] = fmt.Sprintf("%p %s", p, p.endpoint.DstToString())
