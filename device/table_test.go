@@ -1,6 +1,7 @@
 package device
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -146,7 +147,7 @@ func testTableFollows(t *testing.T, random *rand.Rand) {
 		text := randomSet(random, privates, publics)
 		got, want := d.ipcSet([]byte(text)), plain.IpcSet(text)
 		if (got == nil) != (want == nil) {
-			t.Fatalf("%s: got %v, want %v", text, got, want)
+			t.Fatalf("%.2000s: got %v, want %v", text, got, want)
 		}
 		after := d.tableState(list, &changer.listBackend)
 
@@ -168,7 +169,7 @@ func testTableFollows(t *testing.T, random *rand.Rand) {
 		compare := func(what string, got, want any) {
 			t.Helper()
 			if diff := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); diff != "" {
-				t.Fatalf("after\n%s\n%s: (-want +got)\n%s", text, what, diff)
+				t.Fatalf("after\n%.2000s\n%s: (-want +got)\n%s", text, what, diff)
 			}
 		}
 		compare("allowed IPs", after.Allowed, allowed)
@@ -188,7 +189,7 @@ func testTableFollows(t *testing.T, random *rand.Rand) {
 		}
 		for pk, p := range after.Sessions {
 			if at := static[pk]; at != "" && !strings.HasSuffix(p, at) {
-				t.Fatalf("after\n%s\n%s has an endpoint that sends to %s, want %s", text, pk, p, at)
+				t.Fatalf("after\n%.2000s\n%s has an endpoint that sends to %s, want %s", text, pk, p, at)
 			}
 		}
 
@@ -207,8 +208,14 @@ func testTableFollows(t *testing.T, random *rand.Rand) {
 // randomSet returns a set operation, which may fail.
 func randomSet(random *rand.Rand, privates []key.Private, publics []key.Public) string {
 	var b strings.Builder
-	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
 	pick := func(n int) bool { return random.IntN(n) == 0 }
+	line := func(format string, args ...any) {
+		fmt.Fprintf(&b, format, args...)
+		if pick(20) {
+			b.WriteString("\r")
+		}
+		b.WriteString("\n")
+	}
 	if pick(20) {
 		line("replace_peers=true")
 	}
@@ -219,9 +226,13 @@ func randomSet(random *rand.Rand, privates []key.Private, publics []key.Public) 
 		line("fwmark=0")
 	}
 	for range random.IntN(4) {
-		line("public_key=%s", publics[random.IntN(len(publics))].Hex())
+		pk := publics[random.IntN(len(publics))].Hex()
+		if pick(8) {
+			pk = strings.ToUpper(pk)
+		}
+		line("public_key=%s", pk)
 		for range random.IntN(6) {
-			prefix := []string{"10.0.0.%d/32", "10.0.0.%d/31", "10.0.0.%d/24", "0.0.0.%d/0", "fd00::%d/128", "fd00::%d/127", "::ffff:10.0.0.%d/128"}[random.IntN(7)]
+			prefix := []string{"10.0.0.%d/32", "10.0.0.%d/31", "10.0.0.%d/24", "0.0.0.%d/0", "fd00::%d/128", "fd00::%d/127", "::ffff:10.0.0.%d/128", "::ffff:10.0.0.%d/64"}[random.IntN(8)]
 			prefix = fmt.Sprintf(prefix, random.IntN(4))
 			switch random.IntN(12) {
 			case 0:
@@ -240,7 +251,8 @@ func randomSet(random *rand.Rand, privates []key.Private, publics []key.Public) 
 				line("preshared_key=%s", key.NewPreshared().Hex())
 			case 11:
 				if pick(5) {
-					line("%s", []string{"allowed_ip=10.0.0.1/33", "allowed_ip=--10.0.0.1/32", "endpoint=nowhere", "remove=false", "public_key=0", "replace_peers=true", "nonsense"}[random.IntN(7)])
+					line("%s", []string{"allowed_ip=10.0.0.1/33", "allowed_ip=--10.0.0.1/32", "endpoint=nowhere", "remove=false", "remove", "public_key=0", "replace_peers=true", "nonsense",
+						"endpoint=127.0.0.1:" + strings.Repeat("0", bufio.MaxScanTokenSize) + "9"}[random.IntN(9)])
 				}
 			}
 		}
@@ -248,6 +260,9 @@ func randomSet(random *rand.Rand, privates []key.Private, publics []key.Public) 
 	if pick(20) {
 		line("") // and no more after it
 		line("replace_peers=true")
+	}
+	if pick(8) {
+		return strings.TrimSuffix(b.String(), "\n") // a client that ends its input instead
 	}
 	return b.String()
 }

@@ -48,20 +48,20 @@ func (d *Device) applySet(set *setOperation) error {
 	return errors.Join(err, d.reconcile(set))
 }
 
-// setOperation is a set operation that wireguard-go reads line by line, so that what it has read is what it has done but for the last line.
-// Meanwhile the device's table follows, and it is noted whose sessions and endpoints have to. A new peer that takes part in ICE gets its
-// endpoint in the bind before wireguard-go starts it, which may well have something to send to it at once: packets that wait, or a keep-alive.
+// setOperation is a set operation that wireguard-go reads line by line, so that it has done a line when it asks for the next one. Then the
+// device's table follows, and it is noted whose sessions and endpoints have to. A new peer that takes part in ICE gets its endpoint in the bind
+// before wireguard-go starts it, which may well have something to send to it at once: packets that wait, or a keep-alive.
 type setOperation struct {
 	device *Device
 
 	text    []byte // what is yet to be read
-	line    []byte // the beginning of it, which was looked at
+	line    []byte // what is left of the line that is being read
+	last    string // the same line, without its end; "" before the first one
 	pk      key.Public
 	section bool // the lines are about pk
-	turned  bool // the last line may have made the peer, or removed it
 	moved   bool // from the port that was open
 
-	// What follows is of the lines that were read.
+	// What follows is of the lines that were done.
 	whole   bool                // it may concern all peers, or went wrong
 	touched map[key.Public]bool // peers that it makes, removes or gives an endpoint; true: it makes one that takes part in ICE
 }
@@ -73,19 +73,19 @@ func (d *Device) newSet(text []byte) *setOperation {
 // Read implements [io.Reader]. It never returns more than one line.
 func (s *setOperation) Read(b []byte) (int, error) {
 	for len(s.line) == 0 {
-		if s.turned {
-			s.follow()
-		}
+		s.follow()
 		if len(s.text) == 0 {
 			return 0, io.EOF
 		}
 		end := bytes.IndexByte(s.text, '\n') + 1
-		if end == 0 {
+		if end == 0 { // else wireguard-go would ask for more before it does the line
+			s.text = append(s.text, '\n')
 			end = len(s.text)
 		}
 		s.line, s.text = s.text[:end], s.text[end:]
-		if !s.note(strings.TrimSuffix(strings.TrimSuffix(string(s.line), "\n"), "\r")) {
-			s.line = nil
+		s.last = strings.TrimSuffix(string(s.line[:end-1]), "\r")
+		if s.isIdle() {
+			s.line, s.last = nil, ""
 		}
 	}
 	n := copy(b, s.line)
@@ -93,9 +93,52 @@ func (s *setOperation) Read(b []byte) (int, error) {
 	return n, nil
 }
 
-// follow looks whether the last line has made the peer of the section, or removed it, which depends on what there was.
+// isIdle reports whether the line is about a port and changes nothing: wireguard-go is not to read it.
+func (s *setOperation) isIdle() bool {
+	value, ok := strings.CutPrefix(s.last, "listen_port=")
+	if !ok || s.section {
+		return false
+	}
+	s.moved = s.moved || !s.device.hasPort(value)
+	return !s.moved
+}
+
+// follow takes in the last line, which wireguard-go has done.
 func (s *setOperation) follow() {
-	s.turned = false
+	name, value, _ := strings.Cut(s.last, "=")
+	t := &s.device.table
+	switch {
+	case name == "":
+	case name == "public_key":
+		s.pk, _ = key.ParsePublicHex(value)
+		s.section = true
+		s.followPeer()
+	case !s.section:
+		if name == "replace_peers" {
+			t.clear()
+		}
+		s.whole = true
+	case name == "update_only", name == "remove":
+		s.followPeer()
+	case name == "endpoint":
+		if addr, err := netip.ParseAddrPort(value); err == nil {
+			s.endpoint(s.pk, addr)
+		}
+	case name == "replace_allowed_ips":
+		t.edit(s.pk, t.disallowAllLocked)
+	case name == "allowed_ip":
+		change := t.allowLocked
+		if rest, ok := strings.CutPrefix(value, "-"); ok {
+			change, value = t.disallowLocked, rest
+		}
+		if prefix, err := netip.ParsePrefix(value); err == nil {
+			t.edit(s.pk, func(m *member) { change(m, prefix) })
+		}
+	}
+}
+
+// followPeer looks whether the last line has made the peer of the section, or removed it, which depends on what there was.
+func (s *setOperation) followPeer() {
 	p, t := s.device.wg.LookupPeer(wgdevice.NoisePublicKey(s.pk)), &s.device.table
 	if (p != nil) == t.has(s.pk) {
 		return
@@ -124,54 +167,4 @@ func (s *setOperation) endpoint(pk key.Public, addr netip.AddrPort) {
 	if s.device.table.edit(pk, func(m *member) { m.static = addr }) {
 		s.touch(pk)
 	}
-}
-
-// note takes in a line before wireguard-go does, which finds by itself what is wrong with it, and reports whether wireguard-go is to read it.
-func (s *setOperation) note(line string) bool {
-	name, value, _ := strings.Cut(line, "=")
-	t := &s.device.table
-	switch {
-	case name == "public_key":
-		var err error
-		s.pk, err = key.ParsePublicHex(value)
-		s.section, s.turned = err == nil, err == nil
-	case !s.section:
-		return s.noteInterface(name, value)
-	case name == "update_only", name == "remove":
-		s.turned = true
-	case name == "endpoint":
-		if addr, err := netip.ParseAddrPort(value); err == nil {
-			s.endpoint(s.pk, addr)
-		}
-	case name == "replace_allowed_ips" && value == "true":
-		t.edit(s.pk, t.disallowAllLocked)
-	case name == "allowed_ip":
-		change := t.allowLocked
-		if rest, ok := strings.CutPrefix(value, "-"); ok {
-			change, value = t.disallowLocked, rest
-		}
-		if prefix, err := netip.ParsePrefix(value); err == nil {
-			t.edit(s.pk, func(m *member) { change(m, prefix) })
-		}
-	}
-	return true
-}
-
-// noteInterface is note for a line before the sections of peers.
-func (s *setOperation) noteInterface(name, value string) bool {
-	switch name {
-	case "":
-		return true
-	case "listen_port":
-		if !s.moved && s.device.hasPort(value) {
-			return false
-		}
-		s.moved = true
-	case "replace_peers":
-		if value == "true" {
-			s.device.table.clear()
-		}
-	}
-	s.whole = true
-	return true
 }
