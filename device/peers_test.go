@@ -167,13 +167,10 @@ func TestSetTouches(t *testing.T) {
 		{"private_key=" + bob.Hex() + "\n", 0, true},
 		{"replace_peers=true\n", 0, true},
 	} {
-		set := a.newSet([]byte(test.text))
 		a.uapiMu.Lock()
-		whole := a.stale
-		err := a.wg.IpcSetOperation(set)
-		got := len(set.touched)
-		err = errors.Join(err, a.reconcile(set))
-		whole = whole || set.whole
+		err := a.wg.IpcSetOperation(&setOperation{device: a.Device, text: []byte(test.text)})
+		got, whole := len(a.touched), a.whole
+		err = errors.Join(err, a.reconcile())
 		a.uapiMu.Unlock()
 		if err != nil || got != test.touched || whole != test.whole {
 			t.Errorf("%q: got %d touched, all %t, %v; want %d, %t", test.text, got, whole, err, test.touched, test.whole)

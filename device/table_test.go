@@ -18,8 +18,11 @@ import (
 	wgdevice "golang.zx2c4.com/wireguard/device"
 
 	"github.com/wice-go/wice-go/device/config"
+	"github.com/wice-go/wice-go/proto"
 	"github.com/wice-go/wice-go/proto/key"
 	"github.com/wice-go/wice-go/signal"
+	"github.com/wice-go/wice-go/signal/inproc"
+	"github.com/wice-go/wice-go/signal/session"
 )
 
 // listBackend carries nothing, and knows who the peers are.
@@ -194,9 +197,8 @@ func testTableFollows(t *testing.T, random *rand.Rand) {
 		}
 
 		d.uapiMu.Lock()
-		all := d.newSet(nil)
-		all.whole = true
-		err = d.reconcile(all)
+		d.whole = true
+		err = d.reconcile()
 		d.uapiMu.Unlock()
 		if err != nil {
 			t.Fatal(err)
@@ -273,7 +275,7 @@ func TestReconcileGoesOn(t *testing.T) {
 	trouble := errors.New("trouble")
 	list := new(listBackend)
 	d, err := New(Options{
-		Config: &config.Config{Interface: config.Interface{Lazy: true}},
+		Config: &config.Config{},
 		Tun:    newDownTUN(),
 		Backends: []Backend{{Name: "list", Factory: func(context.Context, signal.Env, []url.Values) (signal.Backend, error) {
 			return list, trouble
@@ -298,9 +300,51 @@ func TestReconcileGoesOn(t *testing.T) {
 	if !list.peers[bob] || !list.peers[carol] {
 		t.Errorf("got the peers %v, want both", list.peers)
 	}
+	eventually(t, "both sessions start", func() bool {
+		return d.lookup(bob).session.Status().State != session.Idle && d.lookup(carol).session.Status().State != session.Idle
+	})
 	d.table.clear()
 	list.SetPeers(nil)
 	if err := d.ipcSet([]byte("nonsense\n")); err == nil || !d.table.has(bob) || !list.peers[bob] {
 		t.Errorf("an operation that fails: got %v and the peers %v", err, list.peers)
+	}
+}
+
+// TestReconcileCatchesUp has what was touched by operations that sessions could not follow be made good by the first one that they can.
+func TestReconcileCatchesUp(t *testing.T) {
+	d, err := New(Options{
+		Config:   &config.Config{Interface: config.Interface{PrivateKey: key.NewPrivate(), Lazy: true, NetworkTypes: []proto.NetworkType{proto.TCP4}}},
+		Tun:      newDownTUN(),
+		Backends: inprocBackend(new(inproc.Bus)),
+		Logger:   discard,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	bob, own := key.NewPrivate().Public(), key.NewPrivate()
+	carol := "public_key=" + key.NewPrivate().Public().Hex() + "\n"
+	if err := d.ipcSet([]byte("public_key=" + bob.Hex() + "\npublic_key=" + own.Public().Hex() + "\n")); err != nil {
+		t.Fatal(err)
+	}
+	fail := func(text string) {
+		t.Helper()
+		if err := d.ipcSet([]byte(text)); err == nil {
+			t.Fatalf("%s: got no error", text)
+		}
+	}
+	fail("fwmark=7\n") // which ICE over TCP alone can't have
+	fail("public_key=" + bob.Hex() + "\nendpoint=127.0.0.1:9\n")
+	fail(carol)
+	fail(carol + "remove=true\n")
+	if err := d.ipcSet([]byte("fwmark=0\n")); err != nil {
+		t.Fatal(err)
+	}
+	if got := d.lookup(bob).endpoint.DstToString(); got != "127.0.0.1:9" || d.bind.Held().Peers != 2 {
+		t.Errorf("got packets to %s and %d endpoints in the bind, want 127.0.0.1:9 and 2", got, d.bind.Held().Peers)
+	}
+	fail("fwmark=7\nprivate_key=" + own.Hex() + "\n")
+	if d.table.has(own.Public()) {
+		t.Error("the table has the interface itself")
 	}
 }

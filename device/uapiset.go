@@ -30,22 +30,22 @@ func (d *Device) ipcSet(text []byte) error {
 	if d.ctx.Err() != nil {
 		return errClosed
 	}
-	return d.applySet(d.newSet(text))
+	return d.applySet(text)
 }
 
 // applySet is ipcSet for one that holds uapiMu. Of an operation that fails there remains what was done of it before, as with wireguard-go.
-func (d *Device) applySet(set *setOperation) error {
-	if len(set.text) >= largeSet {
+func (d *Device) applySet(text []byte) error {
+	if len(text) >= largeSet {
 		defer func() { time.AfterFunc(tidyAfter, debug.FreeOSMemory) }()
 	}
 	port := d.bind.Port()
-	err := d.wg.IpcSetOperation(set)
+	err := d.wg.IpcSetOperation(&setOperation{device: d, text: text})
 	if err != nil && port != 0 && d.bind.Port() == 0 {
 		// Another program has the port that was asked for. wireguard-go has none then, and the interface is dead; Linux stays at its own.
 		err = errors.Join(err, d.wg.IpcSet(fmt.Sprintf("listen_port=%d\n", port)))
 	}
-	set.whole = set.whole || err != nil
-	return errors.Join(err, d.reconcile(set))
+	d.whole = d.whole || err != nil
+	return errors.Join(err, d.reconcile())
 }
 
 // setOperation is a set operation that wireguard-go reads line by line, so that it has done a line when it asks for the next one. Then the
@@ -60,14 +60,6 @@ type setOperation struct {
 	pk      key.Public
 	section bool // the lines are about pk
 	moved   bool // from the port that was open
-
-	// What follows is of the lines that were done.
-	whole   bool                // it may concern all peers, or went wrong
-	touched map[key.Public]bool // peers that it makes, removes or gives an endpoint; true: it makes one that takes part in ICE
-}
-
-func (d *Device) newSet(text []byte) *setOperation {
-	return &setOperation{device: d, text: text, touched: make(map[key.Public]bool)}
 }
 
 // Read implements [io.Reader]. It never returns more than one line.
@@ -117,12 +109,12 @@ func (s *setOperation) follow() {
 		if name == "replace_peers" {
 			t.clear()
 		}
-		s.whole = true
+		s.device.whole = true
 	case name == "update_only", name == "remove":
 		s.followPeer()
 	case name == "endpoint":
 		if addr, err := netip.ParseAddrPort(value); err == nil {
-			s.endpoint(s.pk, addr)
+			s.device.setStatic(s.pk, addr)
 		}
 	case name == "replace_allowed_ips":
 		t.edit(s.pk, t.disallowAllLocked)
@@ -139,32 +131,33 @@ func (s *setOperation) follow() {
 
 // followPeer looks whether the last line has made the peer of the section, or removed it, which depends on what there was.
 func (s *setOperation) followPeer() {
-	p, t := s.device.wg.LookupPeer(wgdevice.NoisePublicKey(s.pk)), &s.device.table
-	if (p != nil) == t.has(s.pk) {
+	d := s.device
+	p := d.wg.LookupPeer(wgdevice.NoisePublicKey(s.pk))
+	if (p != nil) == d.table.has(s.pk) {
 		return
 	}
-	s.touch(s.pk)
+	d.touch(s.pk)
 	if p == nil {
-		t.remove(s.pk)
+		d.table.remove(s.pk)
 		return
 	}
-	t.add(s.pk)
-	if s.device.isICE(s.pk, s.touched[s.pk]) {
-		s.touched[s.pk] = true
-		p.SetEndpointFromPacket(s.device.bind.Peer(s.pk))
+	d.table.add(s.pk)
+	if d.isICE(s.pk, d.touched[s.pk]) {
+		d.touched[s.pk] = true
+		p.SetEndpointFromPacket(d.bind.Peer(s.pk))
 	}
 }
 
-// touch has sessions and endpoints follow what becomes of a peer.
-func (s *setOperation) touch(pk key.Public) {
-	if _, ok := s.touched[pk]; !ok {
-		s.touched[pk] = false
+// touch has the session and the endpoint of a peer follow what becomes of it. The caller holds uapiMu.
+func (d *Device) touch(pk key.Public) {
+	if _, ok := d.touched[pk]; !ok {
+		d.touched[pk] = false
 	}
 }
 
-// endpoint gives a peer an endpoint by hand, or none, if WireGuard has the peer.
-func (s *setOperation) endpoint(pk key.Public, addr netip.AddrPort) {
-	if s.device.table.edit(pk, func(m *member) { m.static = addr }) {
-		s.touch(pk)
+// setStatic notes that a peer was given an endpoint by hand, or none, if WireGuard has the peer. The caller holds uapiMu.
+func (d *Device) setStatic(pk key.Public, addr netip.AddrPort) {
+	if d.table.edit(pk, func(m *member) { m.static = addr }) {
+		d.touch(pk)
 	}
 }
