@@ -91,7 +91,7 @@ type Device struct {
 
 	tasks   sync.WaitGroup
 	overlay atomic.Pointer[map[netip.Addr]bool] // own addresses inside the tunnel
-	table   table                               // WireGuard's peers; only changed under uapiMu, but for static endpoints
+	table   table                               // WireGuard's peers; only changed under uapiMu
 	file    atomic.Pointer[settings]            // replaced by Reload
 
 	uapiMu       sync.Mutex                    // one set operation, with its reconcile, at a time; guards the following
@@ -250,6 +250,7 @@ func (d *Device) Close() {
 	d.closeOnce.Do(func() {
 		d.cancel()
 		d.close()
+		d.tasks.Wait()
 		if d.link != nil {
 			d.link.wait()
 		}
@@ -262,7 +263,6 @@ func (d *Device) close() {
 	d.stopLocked()
 	d.wg.Close()
 	d.bind.Shutdown()
-	d.tasks.Wait()
 }
 
 // Done is closed when the interface has ended, also when it did so by itself because its TUN was deleted.

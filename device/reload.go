@@ -127,7 +127,7 @@ func (d *Device) setPort(port *uint16) error {
 // stopNamed ends the look-ups for a peer. The caller holds uapiMu.
 func (d *Device) stopNamed(pk key.Public) {
 	if n := d.named[pk]; n != nil {
-		n.stop()
+		n.cancel()
 		delete(d.named, pk)
 	}
 }
