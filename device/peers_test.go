@@ -164,7 +164,7 @@ func TestSetTouches(t *testing.T) {
 		{peer + "replace_allowed_ips=true\n", 0, false},
 		{peer + "allowed_ip=10.7.0.3/32\n", 0, false},
 		{"fwmark=0\n", 0, true},
-		{"private_key=" + bob.Hex() + "\n", 0, true},
+		{"private_key=" + bob.Hex() + "\n", 1, true}, // who is the interface itself now
 		{"replace_peers=true\n", 0, true},
 	} {
 		a.uapiMu.Lock()

@@ -221,7 +221,7 @@ func randomSet(random *rand.Rand, privates []key.Private, publics []key.Public) 
 	if pick(20) {
 		line("replace_peers=true")
 	}
-	if pick(20) {
+	for pick(8) {
 		line("private_key=%s", privates[random.IntN(len(privates))].Hex())
 	}
 	if pick(20) {
@@ -267,6 +267,28 @@ func randomSet(random *rand.Rand, privates []key.Private, publics []key.Public) 
 		return strings.TrimSuffix(b.String(), "\n") // a client that ends its input instead
 	}
 	return b.String()
+}
+
+// TestOwnKeyForAMoment makes a peer the interface itself and then another one again in a single operation: it is a new peer.
+func TestOwnKeyForAMoment(t *testing.T) {
+	private, bob := key.NewPrivate(), key.NewPrivate()
+	d, err := New(Options{Config: &config.Config{Interface: config.Interface{PrivateKey: private}}, Tun: newDownTUN(), Logger: discard})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	peer := "public_key=" + bob.Public().Hex() + "\n"
+	for _, text := range []string{
+		peer + "endpoint=127.0.0.1:9\nallowed_ip=10.0.0.1/32\n",
+		"private_key=" + bob.Hex() + "\nprivate_key=" + private.Hex() + "\n" + peer,
+	} {
+		if err := d.ipcSet([]byte(text)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := d.table.static(bob.Public()); got.IsValid() || d.Routed(netip.MustParseAddr("10.0.0.1")) {
+		t.Errorf("got the endpoint %s, want nothing of the former peer", got)
+	}
 }
 
 // TestReconcileGoesOn has an operation's peers get their sessions by the next operation, whatever that is about, where something was in the way.

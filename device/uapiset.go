@@ -106,8 +106,13 @@ func (s *setOperation) follow() {
 		s.section = true
 		s.followPeer()
 	case !s.section:
-		if name == "replace_peers" {
+		switch name {
+		case "replace_peers":
 			t.clear()
+		case "private_key": // WireGuard removes the peer that it makes the interface itself
+			private, _ := key.ParsePrivateHex(value)
+			s.pk = private.Public()
+			s.followPeer()
 		}
 		s.device.whole = true
 	case name == "update_only", name == "remove":
