@@ -123,7 +123,6 @@ func (d *Device) survey() ([]key.Public, error) {
 	if err != nil {
 		return nil, err
 	}
-	d.table.follow(state)
 	if err := d.useMark(state.fwmark); err != nil {
 		return nil, err
 	}

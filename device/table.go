@@ -4,7 +4,6 @@ import (
 	"container/list"
 	"iter"
 	"net/netip"
-	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -13,7 +12,7 @@ import (
 )
 
 // table is WireGuard's own table of peers, as far as others have to know it. A set operation edits it line by line, as wireguard-go does its
-// own, so that a change costs what it touches and not what there is; follow makes it again what WireGuard says.
+// own, so that a change costs what it touches and not what there is.
 type table struct {
 	routes prefixes[allowedIP] // of all peers
 
@@ -42,13 +41,7 @@ type allowedIP struct {
 func (t *table) add(pk key.Public) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.addLocked(pk)
-}
-
-func (t *table) addLocked(pk key.Public) *member {
-	m := &member{key: pk}
-	t.members[pk] = m
-	return m
+	t.members[pk] = &member{key: pk}
 }
 
 // remove forgets a peer.
@@ -69,34 +62,6 @@ func (t *table) clear() {
 	defer t.mu.Unlock()
 	for _, m := range t.members {
 		t.removeLocked(m)
-	}
-}
-
-// follow makes the table what WireGuard says. Of peers that stay, it keeps the static endpoints.
-func (t *table) follow(state *wgState) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	there := make(map[key.Public]bool, len(state.peers))
-	for i := range state.peers {
-		there[state.peers[i].publicKey] = true
-	}
-	for pk, m := range t.members {
-		if !there[pk] {
-			t.removeLocked(m)
-		}
-	}
-	for i := range state.peers {
-		m := t.members[state.peers[i].publicKey]
-		if m == nil {
-			m = t.addLocked(state.peers[i].publicKey)
-		}
-		if slices.Equal(slices.Collect(m.prefixesLocked()), state.peers[i].allowedIPs) {
-			continue
-		}
-		t.disallowAllLocked(m)
-		for _, p := range state.peers[i].allowedIPs {
-			t.allowLocked(m, p)
-		}
 	}
 }
 
