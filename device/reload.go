@@ -46,7 +46,7 @@ func (d *Device) Reload(file *config.Config) (*config.Reload, error) {
 		return nil, errClosed
 	}
 	plan, err := d.planReload(file)
-	if err != nil || len(plan.Changes) == 0 {
+	if err != nil || len(plan.Changes) == 0 && !d.whole { // else the last one is to go on
 		return plan, err
 	}
 	if plan.Has("ListenPort") {
