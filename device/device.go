@@ -91,7 +91,7 @@ type Device struct {
 
 	tasks   sync.WaitGroup
 	overlay atomic.Pointer[map[netip.Addr]bool] // own addresses inside the tunnel
-	table   table                               // WireGuard's peers; only changed under uapiMu, but for static endpoints
+	table   table                               // WireGuard's peers; only changed under uapiMu
 	file    atomic.Pointer[settings]            // replaced by Reload
 
 	uapiMu       sync.Mutex                    // one set operation, with its reconcile, at a time; guards the following
@@ -101,7 +101,10 @@ type Device struct {
 	routed       uint32                        // the mark that the caller's routes go by
 	started      bool                          // what runs until Close
 	named        map[key.Public]*namedEndpoint // endpoints of the file that are names
-	stale        bool                          // sessions and endpoints do not follow WireGuard's table: the next reconcile is about all peers
+
+	// What sessions and endpoints are yet to follow of WireGuard's table, also where reconcile has failed; guarded by uapiMu too.
+	touched map[key.Public]bool // peers that were made, removed or given an endpoint; true: made to take part in ICE, with an endpoint in the bind
+	whole   bool                // it may be all peers
 
 	uapiBytes atomic.Int64 // of set operations that are being written
 
@@ -118,10 +121,11 @@ type Device struct {
 // New makes the device and applies its configuration, without a packet sent. See [Device.Up].
 func New(opts Options) (*Device, error) {
 	d := &Device{
-		opts:  opts,
-		log:   opts.Logger,
-		table: table{members: make(map[key.Public]*member)},
-		peers: make(map[key.Public]*peer),
+		opts:    opts,
+		log:     opts.Logger,
+		table:   table{members: make(map[key.Public]*member)},
+		peers:   make(map[key.Public]*peer),
+		touched: make(map[key.Public]bool),
 	}
 	if d.log == nil {
 		d.log = slog.Default()
@@ -195,9 +199,8 @@ func (d *Device) startLocked() error {
 	d.up = true
 	d.mu.Unlock()
 	before := d.allPeers()
-	all := d.newSet(nil)
-	all.whole = true
-	if err := d.reconcile(all); err != nil {
+	d.whole = true
+	if err := d.reconcile(); err != nil {
 		return err
 	}
 	d.pace(before)
@@ -247,6 +250,7 @@ func (d *Device) Close() {
 	d.closeOnce.Do(func() {
 		d.cancel()
 		d.close()
+		d.tasks.Wait()
 		if d.link != nil {
 			d.link.wait()
 		}
@@ -259,7 +263,6 @@ func (d *Device) close() {
 	d.stopLocked()
 	d.wg.Close()
 	d.bind.Shutdown()
-	d.tasks.Wait()
 }
 
 // Done is closed when the interface has ended, also when it did so by itself because its TUN was deleted.

@@ -47,8 +47,8 @@ func (d *Device) Routed(a netip.Addr) bool {
 
 // routeTo returns the peer that WireGuard sends packets for the address to: that of the longest prefix.
 func (d *Device) routeTo(a netip.Addr) (key.Public, bool) {
-	if m := d.table.routes.find(a.Unmap().WithZone("")); m != nil {
-		return m.key, true
+	if found := d.table.routes.find(a.Unmap().WithZone("")); found != nil {
+		return found.owner.key, true
 	}
 	return key.Public{}, false
 }

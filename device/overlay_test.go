@@ -18,12 +18,12 @@ func TestOverlay(t *testing.T) {
 	if d.Routed(netip.MustParseAddr("10.0.0.2")) || d.PeerAddresses("bob") != nil {
 		t.Error("something is behind a tunnel without peers")
 	}
-	prefix := netip.MustParsePrefix
-	d.table.follow(&wgState{peers: []wgPeer{
-		{publicKey: bob, allowedIPs: []netip.Prefix{prefix("10.0.0.2/32"), prefix("10.1.0.0/16"), prefix("fd00::2/128")}},
-		{publicKey: carol, allowedIPs: []netip.Prefix{prefix("10.0.0.3/32")}},
-		{publicKey: dave, allowedIPs: []netip.Prefix{prefix("192.168.0.0/24")}},
-	}})
+	for pk, allowed := range map[key.Public][]string{bob: {"10.0.0.2/32", "10.1.0.0/16", "fd00::2/128"}, carol: {"10.0.0.3/32"}, dave: {"192.168.0.0/24"}} {
+		d.table.add(pk)
+		for _, p := range allowed {
+			d.table.edit(pk, func(m *member) { d.table.allowLocked(m, netip.MustParsePrefix(p)) })
+		}
+	}
 	for a, want := range map[string]bool{
 		"10.0.0.2": true, "::ffff:10.0.0.2": true, "10.0.0.4": false, "10.1.255.255": true, "10.2.0.0": false, "fd00::2": true, "fd00::3": false,
 		"192.168.0.9": true, "192.168.1.9": false, "0.0.0.0": false, "::": false,

@@ -56,14 +56,18 @@ func (d *Device) isICE(pk key.Public, valid bool) bool {
 	return len(d.opts.Backends) > 0 && d.peerConfig(pk).ICE != config.ICEOff && (valid || pk.Validate() == nil)
 }
 
-// reconcile makes sessions and endpoints follow WireGuard's own table of peers, which the operation may have changed: those of the peers that it
-// has touched or, where that may not be all, those of all peers. The caller holds uapiMu.
-func (d *Device) reconcile(set *setOperation) (err error) {
-	whole := set.whole || d.stale
-	defer func() { d.stale = err != nil }()
-	concerned := slices.Collect(maps.Keys(set.touched))
+// reconcile makes sessions and endpoints follow WireGuard's own table of peers: those of the peers that were touched or, where that may not be
+// all, those of all peers. The caller holds uapiMu.
+func (d *Device) reconcile() (err error) {
+	whole := d.whole
+	defer func() {
+		if d.whole = err != nil; !d.whole {
+			d.touched = make(map[key.Public]bool)
+		}
+	}()
+	concerned := slices.Collect(maps.Keys(d.touched))
 	if whole {
-		if concerned, err = d.survey(set); err != nil {
+		if concerned, err = d.survey(); err != nil {
 			return err
 		}
 	}
@@ -72,7 +76,7 @@ func (d *Device) reconcile(set *setOperation) (err error) {
 	d.mu.RLock()
 	up, keyless := d.up, d.identity.IsZero()
 	for _, pk := range concerned {
-		made, touched := set.touched[pk]
+		made, touched := d.touched[pk]
 		if keyless || !d.table.has(pk) || !d.isICE(pk, made || d.peers[pk] != nil) {
 			unwanted = append(unwanted, pk)
 			continue
@@ -85,7 +89,7 @@ func (d *Device) reconcile(set *setOperation) (err error) {
 	d.mu.RUnlock()
 	d.dropPeers(unwanted)
 	for _, pk := range unwanted {
-		if set.touched[pk] { // made and removed, or without a session
+		if d.touched[pk] { // made and removed, or without a session
 			d.bind.RemovePeer(pk)
 		}
 	}
@@ -108,15 +112,13 @@ func (d *Device) reconcile(set *setOperation) (err error) {
 	if !up {
 		return nil
 	}
-	if err := d.followSignaling(whole, wanted, unwanted); err != nil {
-		return err
-	}
-	d.pace(added)
-	return nil
+	err = d.followSignaling(whole, wanted, unwanted)
+	d.pace(added) // also if that has failed: their offers are repeated
+	return err
 }
 
 // survey reads what WireGuard has, and returns all peers: those and the ones that are gone. It touches those that have no endpoint at all.
-func (d *Device) survey(set *setOperation) ([]key.Public, error) {
+func (d *Device) survey() ([]key.Public, error) {
 	state, err := d.readState()
 	if err != nil {
 		return nil, err
@@ -130,12 +132,11 @@ func (d *Device) survey(set *setOperation) ([]key.Public, error) {
 		d.identity = state.privateKey
 		d.mu.Unlock()
 	}
-	d.table.follow(state)
-	all := maps.Clone(set.touched)
+	all := maps.Clone(d.touched)
 	for i := range state.peers {
 		all[state.peers[i].publicKey] = true
 		if state.peers[i].endpoint == "" {
-			set.touch(state.peers[i].publicKey)
+			d.touch(state.peers[i].publicKey)
 		}
 	}
 	for _, p := range d.allPeers() {
@@ -465,7 +466,7 @@ func (d *Device) followSignaling(whole bool, wanted, unwanted []key.Public) erro
 
 // stopSignaling closes the sessions, which say good-bye to nobody, and the router. The caller holds uapiMu.
 func (d *Device) stopSignaling() {
-	d.stale = true
+	d.whole = true
 	d.mu.Lock()
 	router := d.router
 	peers := slices.Collect(maps.Values(d.peers))

@@ -164,16 +164,13 @@ func TestSetTouches(t *testing.T) {
 		{peer + "replace_allowed_ips=true\n", 0, false},
 		{peer + "allowed_ip=10.7.0.3/32\n", 0, false},
 		{"fwmark=0\n", 0, true},
-		{"private_key=" + bob.Hex() + "\n", 0, true},
+		{"private_key=" + bob.Hex() + "\n", 1, true}, // who is the interface itself now
 		{"replace_peers=true\n", 0, true},
 	} {
-		set := a.newSet([]byte(test.text))
 		a.uapiMu.Lock()
-		whole := a.stale
-		err := a.wg.IpcSetOperation(set)
-		got := len(set.touched)
-		err = errors.Join(err, a.reconcile(set))
-		whole = whole || set.whole
+		err := a.wg.IpcSetOperation(&setOperation{device: a.Device, text: []byte(test.text)})
+		got, whole := len(a.touched), a.whole
+		err = errors.Join(err, a.reconcile())
 		a.uapiMu.Unlock()
 		if err != nil || got != test.touched || whole != test.whole {
 			t.Errorf("%q: got %d touched, all %t, %v; want %d, %t", test.text, got, whole, err, test.touched, test.whole)

@@ -46,7 +46,7 @@ func (d *Device) Reload(file *config.Config) (*config.Reload, error) {
 		return nil, errClosed
 	}
 	plan, err := d.planReload(file)
-	if err != nil || len(plan.Changes) == 0 {
+	if err != nil || len(plan.Changes) == 0 && !d.whole { // else the last one is to go on
 		return plan, err
 	}
 	if plan.Has("ListenPort") {
@@ -55,8 +55,7 @@ func (d *Device) Reload(file *config.Config) (*config.Reload, error) {
 		}
 	}
 	d.file.Store(newSettings(plan.Config))
-	set := d.newSet([]byte(plan.Set))
-	set.whole = true // the file may say other things of any of them
+	d.whole = true // the file may say other things of any of them
 	var named []*namedEndpoint
 	var plain []func()
 	for _, c := range plan.Changes {
@@ -64,7 +63,7 @@ func (d *Device) Reload(file *config.Config) (*config.Reload, error) {
 			d.stopNamed(c.Peer)
 		}
 		if c.Has("Endpoint") {
-			set.endpoint(c.Peer, netip.AddrPort{}) // it has none any more, or none yet, unless the operation sets one
+			d.setStatic(c.Peer, netip.AddrPort{}) // it has none any more, or none yet, unless the operation sets one
 		}
 		if c.Has("ICE") && d.peerConfig(c.Peer).ICE == config.ICEOff {
 			plain = append(plain, d.plainLater(c.Peer))
@@ -77,7 +76,7 @@ func (d *Device) Reload(file *config.Config) (*config.Reload, error) {
 		}
 		named, d.named[pk] = append(named, n), n
 	}
-	err = d.applySet(set)
+	err = d.applySet([]byte(plan.Set))
 	for _, f := range plain {
 		f()
 	}
@@ -128,7 +127,7 @@ func (d *Device) setPort(port *uint16) error {
 // stopNamed ends the look-ups for a peer. The caller holds uapiMu.
 func (d *Device) stopNamed(pk key.Public) {
 	if n := d.named[pk]; n != nil {
-		n.stop()
+		n.cancel()
 		delete(d.named, pk)
 	}
 }

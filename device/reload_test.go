@@ -1,16 +1,19 @@
 package device
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"net/url"
 	"strings"
 	"testing"
 
 	"github.com/wice-go/wice-go/device/config"
 	"github.com/wice-go/wice-go/device/control"
 	"github.com/wice-go/wice-go/proto/key"
+	"github.com/wice-go/wice-go/signal"
 	"github.com/wice-go/wice-go/signal/inproc"
 	"github.com/wice-go/wice-go/test/program"
 )
@@ -198,5 +201,43 @@ func TestReloadClosed(t *testing.T) {
 	}
 	if err := a.SetMark(1); !errors.Is(err, errClosed) {
 		t.Errorf("got %v", err)
+	}
+}
+
+// TestReloadGoesOn reads a file again that has not changed since signaling could not start with it.
+func TestReloadGoesOn(t *testing.T) {
+	var trouble error
+	list := new(listBackend)
+	bob := key.NewPrivate().Public()
+	file := func() *config.Config {
+		return &config.Config{Interface: config.Interface{PrivateKey: key.NewPrivate(), Lazy: true}, Peers: []config.Peer{{PublicKey: bob}}}
+	}
+	d, err := New(Options{
+		Config: file(),
+		Tun:    newDownTUN(),
+		Backends: []Backend{{Name: "list", Factory: func(context.Context, signal.Env, []url.Values) (signal.Backend, error) {
+			return list, trouble
+		}}},
+		Logger: discard,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	if err := d.Up(0); err != nil {
+		t.Fatal(err)
+	}
+	trouble = errors.New("trouble")
+	list.peers = nil
+	other := file()
+	if _, err := d.Reload(other); !errors.Is(err, trouble) {
+		t.Fatalf("got %v, want %v", err, trouble)
+	}
+	trouble = nil
+	if plan, err := d.Reload(other); err != nil || len(plan.Changes) > 0 {
+		t.Errorf("got %v and %v, want no change", plan, err)
+	}
+	if !list.peers[bob] {
+		t.Error("signaling has no peer")
 	}
 }

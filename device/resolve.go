@@ -37,15 +37,8 @@ type namedEndpoint struct {
 	name  string         // host:port
 	found netip.AddrPort // what it was last; owned by ResolveEndpoints, then by follow
 
-	ctx    context.Context // done when the file has another one
+	ctx    context.Context // done once the file has another one, and then the endpoint is not set any more
 	cancel context.CancelFunc
-	done   sync.WaitGroup // follow
-}
-
-// stop returns when the endpoint is not looked up any more.
-func (n *namedEndpoint) stop() {
-	n.cancel()
-	n.done.Wait()
 }
 
 func namedEndpoints(ctx context.Context, c *config.Config) map[key.Public]*namedEndpoint {
@@ -77,11 +70,7 @@ func (d *Device) ResolveEndpoints(ctx context.Context) {
 }
 
 func (d *Device) startFollow(n *namedEndpoint) {
-	n.done.Add(1)
-	d.tasks.Go(func() {
-		defer n.done.Done()
-		d.follow(n)
-	})
+	d.tasks.Go(func() { d.follow(n) })
 }
 
 // follow looks the name up until it is found, and again as long as the peer does not answer.
@@ -111,7 +100,8 @@ func (d *Device) follow(n *namedEndpoint) {
 	}
 }
 
-// resolve looks the name up once, and gives the peer the endpoint if it is another one than before. It reports whether the name was found.
+// resolve looks the name up once, and gives the peer the endpoint as "wg set" would if it is another one than before. It reports whether the peer
+// has it.
 func (d *Device) resolve(ctx context.Context, n *namedEndpoint) bool {
 	if d.wg.LookupPeer(wgdevice.NoisePublicKey(n.peer)) == nil {
 		return false // removed, but it may come back
@@ -124,24 +114,20 @@ func (d *Device) resolve(ctx context.Context, n *namedEndpoint) bool {
 		d.log.Warn("endpoint not found, trying again", "name", d.displayName(n.peer), "endpoint", n.name, "err", err)
 		return false
 	}
-	if addr != n.found {
-		n.found = addr
-		d.setEndpoint(n.peer, addr)
+	if addr == n.found {
+		return true
 	}
+	d.uapiMu.Lock()
+	defer d.uapiMu.Unlock()
+	if n.ctx.Err() != nil { // the file has another one by now
+		return false
+	}
+	if err := d.applySet(fmt.Appendf(nil, "public_key=%s\nupdate_only=true\nendpoint=%s\n", n.peer.Hex(), addr)); err != nil {
+		d.log.Warn("endpoint not set, trying again", "name", d.displayName(n.peer), "endpoint", n.name, "err", err)
+		return false
+	}
+	n.found = addr
 	return true
-}
-
-// setEndpoint gives the peer an endpoint as "wg set" would.
-func (d *Device) setEndpoint(pk key.Public, addr netip.AddrPort) {
-	d.table.edit(pk, func(m *member) { m.static = addr })
-	if p := d.lookup(pk); p != nil {
-		d.attach(p)
-		return
-	}
-	wp := d.wg.LookupPeer(wgdevice.NoisePublicKey(pk))
-	if ep, err := d.bind.ParseEndpoint(addr.String()); err == nil && wp != nil {
-		wp.SetEndpointFromPacket(ep)
-	}
 }
 
 func (d *Device) lookUpName(ctx context.Context, name string) (netip.AddrPort, error) {

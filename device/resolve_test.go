@@ -2,12 +2,14 @@ package device
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"golang.org/x/net/dns/dnsmessage"
 
@@ -121,5 +123,40 @@ func TestResolveEndpoints(t *testing.T) {
 	a.ResolveEndpoints(t.Context())
 	if got := a.uapi(t, "get=1\n\n"); !strings.Contains(got, "endpoint=192.0.2.1:51820\n") {
 		t.Errorf("known name: got %q", got)
+	}
+}
+
+// readFunc is an [io.Reader].
+type readFunc func([]byte) (int, error)
+
+func (f readFunc) Read(b []byte) (int, error) { return f(b) }
+
+// TestNameFoundMeanwhile finds a name in the middle of a set operation that makes its peer: WireGuard has that already, the table does not.
+func TestNameFoundMeanwhile(t *testing.T) {
+	a := newEnd(t, new(inproc.Bus), key.NewPrivate(), "10.7.0.1", "")
+	bob := key.NewPrivate().Public()
+	n := &namedEndpoint{peer: bob, name: "192.0.2.1:9", ctx: t.Context()}
+	found := make(chan bool, 1)
+	lines := 0
+	set := &setOperation{device: a.Device, text: []byte("public_key=" + bob.Hex() + "\n")}
+	a.uapiMu.Lock()
+	err := a.wg.IpcSetOperation(readFunc(func(b []byte) (int, error) {
+		if lines++; lines == 2 {
+			go func() { found <- a.resolve(t.Context(), n) }()
+			select {
+			case ok := <-found:
+				found <- ok
+			case <-time.After(100 * time.Millisecond): // it waits for the operation
+			}
+		}
+		return set.Read(b)
+	}))
+	err = errors.Join(err, a.reconcile())
+	a.uapiMu.Unlock()
+	if ok := <-found; !ok || err != nil {
+		t.Fatalf("got %v and %v", ok, err)
+	}
+	if got := a.uapi(t, "get=1\n\n"); !strings.Contains(got, "endpoint=192.0.2.1:9\n") {
+		t.Errorf("got %q", got)
 	}
 }

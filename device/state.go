@@ -2,7 +2,6 @@ package device
 
 import (
 	"bytes"
-	"encoding/hex"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -88,10 +87,7 @@ func (s *wgState) set(name, value string) (err error) {
 	var n uint64
 	switch name {
 	case "private_key":
-		var b []byte
-		if b, err = hex.DecodeString(value); err == nil && len(b) == key.Size {
-			s.privateKey = key.Private(b)
-		}
+		s.privateKey, err = key.ParsePrivateHex(value)
 	case "listen_port":
 		n, err = strconv.ParseUint(value, 10, 16)
 		s.listenPort = uint16(n)

@@ -1,8 +1,9 @@
 package device
 
 import (
+	"container/list"
+	"iter"
 	"net/netip"
-	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -11,9 +12,9 @@ import (
 )
 
 // table is WireGuard's own table of peers, as far as others have to know it. A set operation edits it line by line, as wireguard-go does its
-// own, so that a change costs what it touches and not what there is; follow makes it again what WireGuard says.
+// own, so that a change costs what it touches and not what there is.
 type table struct {
-	routes prefixes[member] // masked allowed IPs, of one peer each
+	routes prefixes[allowedIP] // of all peers
 
 	mu      sync.RWMutex           // guards the following, and the changes of routes
 	members map[key.Public]*member // all peers of WireGuard, with ICE or without
@@ -25,21 +26,22 @@ type member struct {
 	clamp atomic.Pointer[clamp.Peer] // of its session; nil: never limited, as of its path nothing is known
 
 	// Guarded by the table's mu.
-	allowed []netip.Prefix // in WireGuard's order
+	allowed list.List      // of *allowedIP, in WireGuard's order; of a peer that many prefixes lead to, any can go at once
 	static  netip.AddrPort // endpoint set by hand, which outlives sessions; the zero value: none
+}
+
+// allowedIP is a prefix of the one peer that has it.
+type allowedIP struct {
+	owner  *member
+	prefix netip.Prefix  // masked
+	place  *list.Element // among the owner's; guarded by the table's mu
 }
 
 // add takes in a peer that WireGuard has just made.
 func (t *table) add(pk key.Public) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.addLocked(pk)
-}
-
-func (t *table) addLocked(pk key.Public) *member {
-	m := &member{key: pk}
-	t.members[pk] = m
-	return m
+	t.members[pk] = &member{key: pk}
 }
 
 // remove forgets a peer.
@@ -63,34 +65,6 @@ func (t *table) clear() {
 	}
 }
 
-// follow makes the table what WireGuard says. Of peers that stay, it keeps the static endpoints.
-func (t *table) follow(state *wgState) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	there := make(map[key.Public]bool, len(state.peers))
-	for i := range state.peers {
-		there[state.peers[i].publicKey] = true
-	}
-	for pk, m := range t.members {
-		if !there[pk] {
-			t.removeLocked(m)
-		}
-	}
-	for i := range state.peers {
-		m := t.members[state.peers[i].publicKey]
-		if m == nil {
-			m = t.addLocked(state.peers[i].publicKey)
-		}
-		if slices.Equal(m.allowed, state.peers[i].allowedIPs) {
-			continue
-		}
-		t.disallowAllLocked(m)
-		for _, p := range state.peers[i].allowedIPs {
-			t.allowLocked(m, p)
-		}
-	}
-}
-
 // edit calls f with a peer while it holds mu, if WireGuard has the peer, and reports that.
 func (t *table) edit(pk key.Public, f func(*member)) bool {
 	t.mu.Lock()
@@ -105,32 +79,36 @@ func (t *table) edit(pk key.Public, f func(*member)) bool {
 // allowLocked gives a peer an allowed IP, which another one may have had until then.
 func (t *table) allowLocked(m *member, p netip.Prefix) {
 	p = p.Masked()
-	if owner := t.routes.get(p); owner != nil {
-		owner.drop(p)
+	if a := t.routes.get(p); a != nil {
+		a.owner.allowed.Remove(a.place)
 	}
-	m.allowed = append(m.allowed, p)
-	t.routes.set(p, m)
+	a := &allowedIP{owner: m, prefix: p}
+	a.place = m.allowed.PushBack(a)
+	t.routes.set(p, a)
 }
 
 // disallowLocked takes an allowed IP from a peer, if it is the one that has it.
 func (t *table) disallowLocked(m *member, p netip.Prefix) {
 	p = p.Masked()
-	if t.routes.get(p) == m {
-		m.drop(p)
+	if a := t.routes.get(p); a != nil && a.owner == m {
+		m.allowed.Remove(a.place)
 		t.routes.set(p, nil)
 	}
 }
 
 func (t *table) disallowAllLocked(m *member) {
-	for _, p := range m.allowed {
+	for p := range m.prefixesLocked() {
 		t.routes.set(p, nil)
 	}
-	m.allowed = nil
+	m.allowed.Init()
 }
 
-func (m *member) drop(p netip.Prefix) {
-	i := slices.Index(m.allowed, p)
-	m.allowed = slices.Delete(m.allowed, i, i+1)
+// prefixesLocked are the allowed IPs of the peer in WireGuard's order.
+func (m *member) prefixesLocked() iter.Seq[netip.Prefix] {
+	return func(yield func(netip.Prefix) bool) {
+		for e := m.allowed.Front(); e != nil && yield(e.Value.(*allowedIP).prefix); e = e.Next() {
+		}
+	}
 }
 
 // has reports whether WireGuard has the peer.
@@ -158,7 +136,7 @@ func (t *table) addresses(pk key.Public) (single []netip.Addr, ok bool) {
 	if m == nil {
 		return nil, false
 	}
-	for _, p := range m.allowed {
+	for p := range m.prefixesLocked() {
 		if p.IsSingleIP() {
 			single = append(single, p.Addr())
 		}
@@ -168,8 +146,8 @@ func (t *table) addresses(pk key.Public) (single []netip.Addr, ok bool) {
 
 // clampOf returns what the clamp has to know of the peer that WireGuard sends packets for the address to, nil if they are not limited.
 func (t *table) clampOf(a netip.Addr) *clamp.Peer {
-	if m := t.routes.find(a); m != nil {
-		return m.clamp.Load()
+	if found := t.routes.find(a); found != nil {
+		return found.owner.clamp.Load()
 	}
 	return nil
 }

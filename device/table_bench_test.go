@@ -46,3 +46,33 @@ func BenchmarkSetPeer(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkMoveAllowedIPs moves all allowed IPs of a peer to another one, as when a file is read again in which they stand with the other. What one
+// of them costs does not depend on how many there are.
+func BenchmarkMoveAllowedIPs(b *testing.B) {
+	for _, count := range []int{100, 10_000} {
+		b.Run(fmt.Sprint("count=", count), func(b *testing.B) {
+			d, err := New(Options{Config: &config.Config{Interface: config.Interface{PrivateKey: key.NewPrivate()}}, Tun: newDownTUN(), Logger: discard})
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer d.Close()
+			var allowed strings.Builder
+			for i := range count {
+				fmt.Fprintf(&allowed, "allowed_ip=10.%d.%d.%d/32\n", i>>16, i>>8&255, i&255)
+			}
+			sections := [2]string{}
+			for i := range sections {
+				sections[i] = "public_key=" + key.NewPrivate().Public().Hex() + "\n" + allowed.String()
+			}
+			n := 0
+			for b.Loop() {
+				if err := d.ipcSet([]byte(sections[n%2])); err != nil {
+					b.Fatal(err)
+				}
+				n++
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(n*count), "ns/allowed_ip")
+		})
+	}
+}

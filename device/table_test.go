@@ -1,6 +1,7 @@
 package device
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -17,8 +18,11 @@ import (
 	wgdevice "golang.zx2c4.com/wireguard/device"
 
 	"github.com/wice-go/wice-go/device/config"
+	"github.com/wice-go/wice-go/proto"
 	"github.com/wice-go/wice-go/proto/key"
 	"github.com/wice-go/wice-go/signal"
+	"github.com/wice-go/wice-go/signal/inproc"
+	"github.com/wice-go/wice-go/signal/session"
 )
 
 // listBackend carries nothing, and knows who the peers are.
@@ -66,7 +70,7 @@ func (d *Device) tableState(backends ...*listBackend) tableState {
 		Routes: map[netip.Prefix]string{}, Endpoints: d.bind.Held().Peers,
 	}
 	for pk, m := range d.table.members {
-		s.Allowed[pk.Hex()] = append([]netip.Prefix(nil), m.allowed...)
+		s.Allowed[pk.Hex()] = slices.Collect(m.prefixesLocked())
 		if m.static.IsValid() {
 			s.Static[pk.Hex()] = m.static.String()
 		}
@@ -74,8 +78,8 @@ func (d *Device) tableState(backends ...*listBackend) tableState {
 			s.Clamped[pk.Hex()] = fmt.Sprintf("%p", c)
 		}
 	}
-	for p, m := range d.table.routes.all() {
-		s.Routes[p] = m.key.Hex()
+	for p, a := range d.table.routes.all() {
+		s.Routes[p] = a.owner.key.Hex()
 	}
 	for pk, p := range d.peers {
 		s.Sessions[pk.Hex()] = fmt.Sprintf("%p %s", p, p.endpoint.DstToString())
@@ -86,6 +90,31 @@ func (d *Device) tableState(backends ...*listBackend) tableState {
 		}
 	}
 	return s
+}
+
+// tableDiff compares the table with WireGuard's own, as long as nobody sends to the device.
+func (d *Device) tableDiff(t *testing.T) string {
+	t.Helper()
+	type row struct {
+		Allowed []netip.Prefix
+		Static  string
+	}
+	state, err := d.readState()
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, got := make(map[string]row), make(map[string]row)
+	for _, p := range state.peers {
+		want[p.publicKey.Hex()] = row{p.allowedIPs, p.endpoint}
+	}
+	for pk, m := range d.table.members {
+		r := row{Allowed: slices.Collect(m.prefixesLocked())}
+		if m.static.IsValid() {
+			r.Static = netip.AddrPortFrom(m.static.Addr().Unmap(), m.static.Port()).String()
+		}
+		got[pk.Hex()] = r
+	}
+	return cmp.Diff(want, got, cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }))
 }
 
 // TestTableFollows makes set operations at random, and checks after each that what follows WireGuard's table is what reconciling all peers makes
@@ -146,7 +175,7 @@ func testTableFollows(t *testing.T, random *rand.Rand) {
 		text := randomSet(random, privates, publics)
 		got, want := d.ipcSet([]byte(text)), plain.IpcSet(text)
 		if (got == nil) != (want == nil) {
-			t.Fatalf("%s: got %v, want %v", text, got, want)
+			t.Fatalf("%.2000s: got %v, want %v", text, got, want)
 		}
 		after := d.tableState(list, &changer.listBackend)
 
@@ -168,7 +197,7 @@ func testTableFollows(t *testing.T, random *rand.Rand) {
 		compare := func(what string, got, want any) {
 			t.Helper()
 			if diff := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); diff != "" {
-				t.Fatalf("after\n%s\n%s: (-want +got)\n%s", text, what, diff)
+				t.Fatalf("after\n%.2000s\n%s: (-want +got)\n%s", text, what, diff)
 			}
 		}
 		compare("allowed IPs", after.Allowed, allowed)
@@ -188,14 +217,13 @@ func testTableFollows(t *testing.T, random *rand.Rand) {
 		}
 		for pk, p := range after.Sessions {
 			if at := static[pk]; at != "" && !strings.HasSuffix(p, at) {
-				t.Fatalf("after\n%s\n%s has an endpoint that sends to %s, want %s", text, pk, p, at)
+				t.Fatalf("after\n%.2000s\n%s has an endpoint that sends to %s, want %s", text, pk, p, at)
 			}
 		}
 
 		d.uapiMu.Lock()
-		all := d.newSet(nil)
-		all.whole = true
-		err = d.reconcile(all)
+		d.whole = true
+		err = d.reconcile()
 		d.uapiMu.Unlock()
 		if err != nil {
 			t.Fatal(err)
@@ -207,21 +235,31 @@ func testTableFollows(t *testing.T, random *rand.Rand) {
 // randomSet returns a set operation, which may fail.
 func randomSet(random *rand.Rand, privates []key.Private, publics []key.Public) string {
 	var b strings.Builder
-	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
 	pick := func(n int) bool { return random.IntN(n) == 0 }
+	line := func(format string, args ...any) {
+		fmt.Fprintf(&b, format, args...)
+		if pick(20) {
+			b.WriteString("\r")
+		}
+		b.WriteString("\n")
+	}
 	if pick(20) {
 		line("replace_peers=true")
 	}
-	if pick(20) {
+	for pick(8) {
 		line("private_key=%s", privates[random.IntN(len(privates))].Hex())
 	}
 	if pick(20) {
 		line("fwmark=0")
 	}
 	for range random.IntN(4) {
-		line("public_key=%s", publics[random.IntN(len(publics))].Hex())
+		pk := publics[random.IntN(len(publics))].Hex()
+		if pick(8) {
+			pk = strings.ToUpper(pk)
+		}
+		line("public_key=%s", pk)
 		for range random.IntN(6) {
-			prefix := []string{"10.0.0.%d/32", "10.0.0.%d/31", "10.0.0.%d/24", "0.0.0.%d/0", "fd00::%d/128", "fd00::%d/127", "::ffff:10.0.0.%d/128"}[random.IntN(7)]
+			prefix := []string{"10.0.0.%d/32", "10.0.0.%d/31", "10.0.0.%d/24", "0.0.0.%d/0", "fd00::%d/128", "fd00::%d/127", "::ffff:10.0.0.%d/128", "::ffff:10.0.0.%d/64"}[random.IntN(8)]
 			prefix = fmt.Sprintf(prefix, random.IntN(4))
 			switch random.IntN(12) {
 			case 0:
@@ -240,7 +278,8 @@ func randomSet(random *rand.Rand, privates []key.Private, publics []key.Public) 
 				line("preshared_key=%s", key.NewPreshared().Hex())
 			case 11:
 				if pick(5) {
-					line("%s", []string{"allowed_ip=10.0.0.1/33", "allowed_ip=--10.0.0.1/32", "endpoint=nowhere", "remove=false", "public_key=0", "replace_peers=true", "nonsense"}[random.IntN(7)])
+					line("%s", []string{"allowed_ip=10.0.0.1/33", "allowed_ip=--10.0.0.1/32", "endpoint=nowhere", "remove=false", "remove", "public_key=0", "replace_peers=true", "nonsense",
+						"endpoint=127.0.0.1:" + strings.Repeat("0", bufio.MaxScanTokenSize) + "9"}[random.IntN(9)])
 				}
 			}
 		}
@@ -249,7 +288,32 @@ func randomSet(random *rand.Rand, privates []key.Private, publics []key.Public) 
 		line("") // and no more after it
 		line("replace_peers=true")
 	}
+	if pick(8) {
+		return strings.TrimSuffix(b.String(), "\n") // a client that ends its input instead
+	}
 	return b.String()
+}
+
+// TestOwnKeyForAMoment makes a peer the interface itself and then another one again in a single operation: it is a new peer.
+func TestOwnKeyForAMoment(t *testing.T) {
+	private, bob := key.NewPrivate(), key.NewPrivate()
+	d, err := New(Options{Config: &config.Config{Interface: config.Interface{PrivateKey: private}}, Tun: newDownTUN(), Logger: discard})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	peer := "public_key=" + bob.Public().Hex() + "\n"
+	for _, text := range []string{
+		peer + "endpoint=127.0.0.1:9\nallowed_ip=10.0.0.1/32\n",
+		"private_key=" + bob.Hex() + "\nprivate_key=" + private.Hex() + "\n" + peer,
+	} {
+		if err := d.ipcSet([]byte(text)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := d.table.static(bob.Public()); got.IsValid() || d.Routed(netip.MustParseAddr("10.0.0.1")) {
+		t.Errorf("got the endpoint %s, want nothing of the former peer", got)
+	}
 }
 
 // TestReconcileGoesOn has an operation's peers get their sessions by the next operation, whatever that is about, where something was in the way.
@@ -258,7 +322,7 @@ func TestReconcileGoesOn(t *testing.T) {
 	trouble := errors.New("trouble")
 	list := new(listBackend)
 	d, err := New(Options{
-		Config: &config.Config{Interface: config.Interface{Lazy: true}},
+		Config: &config.Config{},
 		Tun:    newDownTUN(),
 		Backends: []Backend{{Name: "list", Factory: func(context.Context, signal.Env, []url.Values) (signal.Backend, error) {
 			return list, trouble
@@ -283,9 +347,50 @@ func TestReconcileGoesOn(t *testing.T) {
 	if !list.peers[bob] || !list.peers[carol] {
 		t.Errorf("got the peers %v, want both", list.peers)
 	}
-	d.table.clear()
+	eventually(t, "both sessions start", func() bool {
+		return d.lookup(bob).session.Status().State != session.Idle && d.lookup(carol).session.Status().State != session.Idle
+	})
 	list.SetPeers(nil)
-	if err := d.ipcSet([]byte("nonsense\n")); err == nil || !d.table.has(bob) || !list.peers[bob] {
+	if err := d.ipcSet([]byte("nonsense\n")); err == nil || !list.peers[bob] {
 		t.Errorf("an operation that fails: got %v and the peers %v", err, list.peers)
+	}
+}
+
+// TestReconcileCatchesUp has what was touched by operations that sessions could not follow be made good by the first one that they can.
+func TestReconcileCatchesUp(t *testing.T) {
+	d, err := New(Options{
+		Config:   &config.Config{Interface: config.Interface{PrivateKey: key.NewPrivate(), Lazy: true, NetworkTypes: []proto.NetworkType{proto.TCP4}}},
+		Tun:      newDownTUN(),
+		Backends: inprocBackend(new(inproc.Bus)),
+		Logger:   discard,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	bob, own := key.NewPrivate().Public(), key.NewPrivate()
+	carol := "public_key=" + key.NewPrivate().Public().Hex() + "\n"
+	if err := d.ipcSet([]byte("public_key=" + bob.Hex() + "\npublic_key=" + own.Public().Hex() + "\n")); err != nil {
+		t.Fatal(err)
+	}
+	fail := func(text string) {
+		t.Helper()
+		if err := d.ipcSet([]byte(text)); err == nil {
+			t.Fatalf("%s: got no error", text)
+		}
+	}
+	fail("fwmark=7\n") // which ICE over TCP alone can't have
+	fail("public_key=" + bob.Hex() + "\nendpoint=127.0.0.1:9\n")
+	fail(carol)
+	fail(carol + "remove=true\n")
+	if err := d.ipcSet([]byte("fwmark=0\n")); err != nil {
+		t.Fatal(err)
+	}
+	if got := d.lookup(bob).endpoint.DstToString(); got != "127.0.0.1:9" || d.bind.Held().Peers != 2 {
+		t.Errorf("got packets to %s and %d endpoints in the bind, want 127.0.0.1:9 and 2", got, d.bind.Held().Peers)
+	}
+	fail("fwmark=7\nprivate_key=" + own.Hex() + "\n")
+	if d.table.has(own.Public()) {
+		t.Error("the table has the interface itself")
 	}
 }

@@ -60,6 +60,7 @@ type rival struct {
 	handle func(net.Conn)
 	set    func(string) error
 	up     func() error
+	device *Device // nil: wireguard-go's own
 }
 
 // newRivals makes wireguard-go's own device, that of wice-go without ICE, and one with ICE.
@@ -67,14 +68,14 @@ func newRivals(t testing.TB, up bool) []rival {
 	t.Helper()
 	plain := wgdevice.NewDevice(newDownTUN(), conn.NewDefaultBind(), &wgdevice.Logger{Verbosef: wgdevice.DiscardLogf, Errorf: wgdevice.DiscardLogf})
 	t.Cleanup(plain.Close)
-	rivals := []rival{{"wireguard-go", plain.IpcHandle, plain.IpcSet, plain.Up}}
+	rivals := []rival{{"wireguard-go", plain.IpcHandle, plain.IpcSet, plain.Up, nil}}
 	for name, backends := range map[string][]Backend{"wice-go": nil, "wice-go with ICE": inprocBackend(new(inproc.Bus))} {
 		d, err := New(Options{Config: &config.Config{}, Tun: newDownTUN(), Backends: backends, Logger: discard})
 		if err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(d.Close)
-		rivals = append(rivals, rival{name, d.HandleUAPI, func(text string) error { return d.ipcSet([]byte(text)) }, func() error { return d.Up(0) }})
+		rivals = append(rivals, rival{name, d.HandleUAPI, func(text string) error { return d.ipcSet([]byte(text)) }, func() error { return d.Up(0) }, d})
 	}
 	for _, r := range rivals {
 		if !up {
@@ -128,6 +129,11 @@ func agree(t *testing.T, rivals []rival, before, text string) {
 		}
 	}
 	for i := range rivals {
+		if d := rivals[i].device; d != nil {
+			if diff := d.tableDiff(t); diff != "" {
+				t.Fatalf("%q after %q: the table of %s differs from WireGuard's: (-want +got)\n%s", text, before, rivals[i].name, diff)
+			}
+		}
 		if answers[i] != answers[0] {
 			t.Fatalf("%q after %q: %s answers %q, %s %q", text, before, rivals[i].name, answers[i], rivals[0].name, answers[0])
 		}

@@ -30,62 +30,54 @@ func (d *Device) ipcSet(text []byte) error {
 	if d.ctx.Err() != nil {
 		return errClosed
 	}
-	return d.applySet(d.newSet(text))
+	return d.applySet(text)
 }
 
 // applySet is ipcSet for one that holds uapiMu. Of an operation that fails there remains what was done of it before, as with wireguard-go.
-func (d *Device) applySet(set *setOperation) error {
-	if len(set.text) >= largeSet {
+func (d *Device) applySet(text []byte) error {
+	if len(text) >= largeSet {
 		defer func() { time.AfterFunc(tidyAfter, debug.FreeOSMemory) }()
 	}
 	port := d.bind.Port()
-	err := d.wg.IpcSetOperation(set)
+	err := d.wg.IpcSetOperation(&setOperation{device: d, text: text})
 	if err != nil && port != 0 && d.bind.Port() == 0 {
 		// Another program has the port that was asked for. wireguard-go has none then, and the interface is dead; Linux stays at its own.
 		err = errors.Join(err, d.wg.IpcSet(fmt.Sprintf("listen_port=%d\n", port)))
 	}
-	set.whole = set.whole || err != nil
-	return errors.Join(err, d.reconcile(set))
+	d.whole = d.whole || err != nil
+	return errors.Join(err, d.reconcile())
 }
 
-// setOperation is a set operation that wireguard-go reads line by line, so that what it has read is what it has done but for the last line.
-// Meanwhile the device's table follows, and it is noted whose sessions and endpoints have to. A new peer that takes part in ICE gets its
-// endpoint in the bind before wireguard-go starts it, which may well have something to send to it at once: packets that wait, or a keep-alive.
+// setOperation is a set operation that wireguard-go reads line by line, so that it has done a line when it asks for the next one. Then the
+// device's table follows, and it is noted whose sessions and endpoints have to. A new peer that takes part in ICE gets its endpoint in the bind
+// before wireguard-go starts it, which may well have something to send to it at once: packets that wait, or a keep-alive.
 type setOperation struct {
 	device *Device
 
 	text    []byte // what is yet to be read
-	line    []byte // the beginning of it, which was looked at
+	line    []byte // what is left of the line that is being read
+	last    string // the same line, without its end; "" before the first one
 	pk      key.Public
 	section bool // the lines are about pk
-	turned  bool // the last line may have made the peer, or removed it
 	moved   bool // from the port that was open
-
-	// What follows is of the lines that were read.
-	whole   bool                // it may concern all peers, or went wrong
-	touched map[key.Public]bool // peers that it makes, removes or gives an endpoint; true: it makes one that takes part in ICE
-}
-
-func (d *Device) newSet(text []byte) *setOperation {
-	return &setOperation{device: d, text: text, touched: make(map[key.Public]bool)}
 }
 
 // Read implements [io.Reader]. It never returns more than one line.
 func (s *setOperation) Read(b []byte) (int, error) {
 	for len(s.line) == 0 {
-		if s.turned {
-			s.follow()
-		}
+		s.follow()
 		if len(s.text) == 0 {
 			return 0, io.EOF
 		}
 		end := bytes.IndexByte(s.text, '\n') + 1
-		if end == 0 {
+		if end == 0 { // else wireguard-go would ask for more before it does the line
+			s.text = append(s.text, '\n')
 			end = len(s.text)
 		}
 		s.line, s.text = s.text[:end], s.text[end:]
-		if !s.note(strings.TrimSuffix(strings.TrimSuffix(string(s.line), "\n"), "\r")) {
-			s.line = nil
+		s.last = strings.TrimSuffix(string(s.line[:end-1]), "\r")
+		if s.isIdle() {
+			s.line, s.last = nil, ""
 		}
 	}
 	n := copy(b, s.line)
@@ -93,57 +85,43 @@ func (s *setOperation) Read(b []byte) (int, error) {
 	return n, nil
 }
 
-// follow looks whether the last line has made the peer of the section, or removed it, which depends on what there was.
+// isIdle reports whether the line is about a port and changes nothing: wireguard-go is not to read it.
+func (s *setOperation) isIdle() bool {
+	value, ok := strings.CutPrefix(s.last, "listen_port=")
+	if !ok || s.section {
+		return false
+	}
+	s.moved = s.moved || !s.device.hasPort(value)
+	return !s.moved
+}
+
+// follow takes in the last line, which wireguard-go has done.
 func (s *setOperation) follow() {
-	s.turned = false
-	p, t := s.device.wg.LookupPeer(wgdevice.NoisePublicKey(s.pk)), &s.device.table
-	if (p != nil) == t.has(s.pk) {
-		return
-	}
-	s.touch(s.pk)
-	if p == nil {
-		t.remove(s.pk)
-		return
-	}
-	t.add(s.pk)
-	if s.device.isICE(s.pk, s.touched[s.pk]) {
-		s.touched[s.pk] = true
-		p.SetEndpointFromPacket(s.device.bind.Peer(s.pk))
-	}
-}
-
-// touch has sessions and endpoints follow what becomes of a peer.
-func (s *setOperation) touch(pk key.Public) {
-	if _, ok := s.touched[pk]; !ok {
-		s.touched[pk] = false
-	}
-}
-
-// endpoint gives a peer an endpoint by hand, or none, if WireGuard has the peer.
-func (s *setOperation) endpoint(pk key.Public, addr netip.AddrPort) {
-	if s.device.table.edit(pk, func(m *member) { m.static = addr }) {
-		s.touch(pk)
-	}
-}
-
-// note takes in a line before wireguard-go does, which finds by itself what is wrong with it, and reports whether wireguard-go is to read it.
-func (s *setOperation) note(line string) bool {
-	name, value, _ := strings.Cut(line, "=")
+	name, value, _ := strings.Cut(s.last, "=")
 	t := &s.device.table
 	switch {
+	case name == "":
 	case name == "public_key":
-		var err error
-		s.pk, err = key.ParsePublicHex(value)
-		s.section, s.turned = err == nil, err == nil
+		s.pk, _ = key.ParsePublicHex(value)
+		s.section = true
+		s.followPeer()
 	case !s.section:
-		return s.noteInterface(name, value)
+		switch name {
+		case "replace_peers":
+			t.clear()
+		case "private_key": // WireGuard removes the peer that it makes the interface itself
+			private, _ := key.ParsePrivateHex(value)
+			s.pk = private.Public()
+			s.followPeer()
+		}
+		s.device.whole = true
 	case name == "update_only", name == "remove":
-		s.turned = true
+		s.followPeer()
 	case name == "endpoint":
 		if addr, err := netip.ParseAddrPort(value); err == nil {
-			s.endpoint(s.pk, addr)
+			s.device.setStatic(s.pk, addr)
 		}
-	case name == "replace_allowed_ips" && value == "true":
+	case name == "replace_allowed_ips":
 		t.edit(s.pk, t.disallowAllLocked)
 	case name == "allowed_ip":
 		change := t.allowLocked
@@ -154,24 +132,37 @@ func (s *setOperation) note(line string) bool {
 			t.edit(s.pk, func(m *member) { change(m, prefix) })
 		}
 	}
-	return true
 }
 
-// noteInterface is note for a line before the sections of peers.
-func (s *setOperation) noteInterface(name, value string) bool {
-	switch name {
-	case "":
-		return true
-	case "listen_port":
-		if !s.moved && s.device.hasPort(value) {
-			return false
-		}
-		s.moved = true
-	case "replace_peers":
-		if value == "true" {
-			s.device.table.clear()
-		}
+// followPeer looks whether the last line has made the peer of the section, or removed it, which depends on what there was.
+func (s *setOperation) followPeer() {
+	d := s.device
+	p := d.wg.LookupPeer(wgdevice.NoisePublicKey(s.pk))
+	if (p != nil) == d.table.has(s.pk) {
+		return
 	}
-	s.whole = true
-	return true
+	d.touch(s.pk)
+	if p == nil {
+		d.table.remove(s.pk)
+		return
+	}
+	d.table.add(s.pk)
+	if d.isICE(s.pk, d.touched[s.pk]) {
+		d.touched[s.pk] = true
+		p.SetEndpointFromPacket(d.bind.Peer(s.pk))
+	}
+}
+
+// touch has the session and the endpoint of a peer follow what becomes of it. The caller holds uapiMu.
+func (d *Device) touch(pk key.Public) {
+	if _, ok := d.touched[pk]; !ok {
+		d.touched[pk] = false
+	}
+}
+
+// setStatic notes that a peer was given an endpoint by hand, or none, if WireGuard has the peer. The caller holds uapiMu.
+func (d *Device) setStatic(pk key.Public, addr netip.AddrPort) {
+	if d.table.edit(pk, func(m *member) { m.static = addr }) {
+		d.touch(pk)
+	}
 }

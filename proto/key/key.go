@@ -80,6 +80,15 @@ func ParsePublicHex(s string) (Public, error) {
 	return Public(b), nil
 }
 
+// ParsePrivateHex reads the hexadecimal form of a private key that WireGuard's UAPI uses. The zero key is allowed: it means "none".
+func ParsePrivateHex(s string) (Private, error) {
+	b, err := hex.DecodeString(s)
+	if err != nil || len(b) != Size {
+		return Private{}, errors.New("not the hexadecimal form of a WireGuard key") // which is not told: it is a secret
+	}
+	return Private(b), nil
+}
+
 func parse(s string) (k [Size]byte, err error) {
 	b, err := base64.StdEncoding.Strict().DecodeString(s)
 	if err != nil || len(b) != Size || len(s) != base64.StdEncoding.EncodedLen(Size) {

@@ -90,6 +90,19 @@ func TestParseRefuses(t *testing.T) {
 	}
 }
 
+func TestParsePrivateHex(t *testing.T) {
+	for _, k := range []Private{NewPrivate(), {}} {
+		if got, err := ParsePrivateHex(strings.ToUpper(k.Hex())); got != k || err != nil {
+			t.Errorf("got another key, %v", err)
+		}
+		for _, s := range []string{"", "z" + k.Hex()[1:], k.Hex()[2:], k.Hex() + "00"} {
+			if _, err := ParsePrivateHex(s); err == nil || s != "" && strings.Contains(err.Error(), s) {
+				t.Errorf("%q: got %v", s, err)
+			}
+		}
+	}
+}
+
 func TestSecretsDoNotPrint(t *testing.T) {
 	priv, psk := NewPrivate(), NewPreshared()
 	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%x", "%X", "%q", "%d"} {
