@@ -5,7 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"io"
+	"log/slog"
 	"net"
 	"net/netip"
 	"net/url"
@@ -298,6 +300,41 @@ func TestPortInUse(t *testing.T) {
 	}
 	if err == nil || !strings.Contains(err.Error(), fmt.Sprint(port)) {
 		t.Errorf("got %v, want an error that names port %d", err, port)
+	}
+}
+
+// TestNetworkIsPolledWhileDown checks that sockets which are closed for a while are not taken for another network: what has begun again by then would
+// begin once more.
+func TestNetworkIsPolledWhileDown(t *testing.T) {
+	var log strings.Builder
+	e := newEndWith(t, key.NewPrivate(), "10.0.0.1", "", Options{Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	seed := maphash.MakeSeed()
+	poll := func(last uint64) (now uint64, changed bool) {
+		log.Reset()
+		now = e.pollNetwork(seed, last)
+		return now, strings.Contains(log.String(), "network changed")
+	}
+	if err := e.wg.Up(); err != nil {
+		t.Fatal(err)
+	}
+	first, changed := poll(0)
+	if first == 0 || changed {
+		t.Errorf("the first poll: got %d, %t", first, changed)
+	}
+	if err := e.wg.Down(); err != nil {
+		t.Fatal(err)
+	}
+	if last, changed := poll(first); last != first || changed {
+		t.Errorf("while it is down: got %d, %t, want %d", last, changed, first)
+	}
+	if err := e.wg.Up(); err != nil {
+		t.Fatal(err)
+	}
+	if last, changed := poll(first); last != first || changed {
+		t.Errorf("up again: got %d, %t, want %d", last, changed, first)
+	}
+	if last, changed := poll(first + 1); last != first || !changed {
+		t.Errorf("other addresses: got %d, %t", last, changed)
 	}
 }
 

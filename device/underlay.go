@@ -130,16 +130,26 @@ func (d *Device) watchNetwork() {
 		case <-d.ctx.Done():
 			return
 		case <-tick.C:
-		}
-		d.refreshOverlay()
-		if now := d.networkHash(seed); now != last {
-			last = now
-			d.networkChanged()
+			last = d.pollNetwork(seed, last)
 		}
 	}
 }
 
-// networkHash has no port in it: see followPort.
+// pollNetwork compares the host's addresses with those of the last poll, and returns what the next one compares with. While the bind is closed
+// there are none; what begins when it is open again begins with those of then.
+func (d *Device) pollNetwork(seed maphash.Seed, last uint64) uint64 {
+	d.refreshOverlay()
+	now := d.networkHash(seed)
+	if now == 0 {
+		return last
+	}
+	if last != 0 && now != last {
+		d.networkChanged()
+	}
+	return now
+}
+
+// networkHash is 0 without addresses. It has no port in it: see followPort.
 func (d *Device) networkHash(seed maphash.Seed) uint64 {
 	var sum uint64
 	for _, a := range d.bind.Mux().GetListenAddresses() {
