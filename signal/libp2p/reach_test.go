@@ -127,3 +127,45 @@ func TestReachWhileAddressesChange(t *testing.T) {
 		}
 	}
 }
+
+// TestAnnouncedWhileConfigured has a peer configured while an announcement of it is being taken, after which it would be silent for a minute: it is
+// noted before anything is asked about the peer.
+func TestAnnouncedWhileConfigured(t *testing.T) {
+	b, sink := reaching(t, url.Values{})
+	other := key.NewPrivate().Public()
+	id, err := node.PeerID(other)
+	if err != nil {
+		t.Fatal(err)
+	}
+	taken := make(chan struct{})
+	func() {
+		b.gater.mu.Lock() // as the one who configures it does
+		defer b.gater.mu.Unlock()
+		go func() {
+			defer close(taken)
+			b.found(peer.AddrInfo{ID: id, Addrs: []ma.Multiaddr{ma.StringCast("/ip4/127.0.0.1/tcp/1")}})
+		}()
+		noted := func() bool {
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			_, ok := b.heard[id]
+			return ok
+		}
+		tick := time.NewTicker(time.Millisecond)
+		defer tick.Stop()
+		for deadline := time.After(20 * time.Second); !noted(); {
+			select {
+			case <-tick.C:
+			case <-deadline:
+				t.Error("the announcement is not noted")
+				return
+			}
+		}
+	}()
+	<-taken
+	b.SetPeers([]key.Public{other})
+	told(t, sink, other)
+	if err := b.Reach(other); err != nil {
+		t.Error(err)
+	}
+}
