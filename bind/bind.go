@@ -170,6 +170,9 @@ func (b *Bind) Send(bufs [][]byte, ep conn.Endpoint) error {
 	case *PeerEndpoint:
 		p := e.path.Load()
 		if p == nil {
+			if next := e.successor(); next != nil {
+				return b.Send(bufs, next)
+			}
 			if p = e.hold(bufs); p == nil {
 				b.stats.noPath.Add(uint64(len(bufs)))
 				return nil
@@ -255,8 +258,8 @@ func (b *Bind) Peer(pk key.Public) *PeerEndpoint {
 	return e
 }
 
-// RemovePeer drops the peer's paths, its sources and the packet it holds. An endpoint that WireGuard still has sends nothing any
-// more; [Bind.Peer] makes a new one.
+// RemovePeer drops the peer's paths, its sources and the packet it holds. [Bind.Peer] makes a new endpoint; see [PeerEndpoint] for what the old
+// one does where WireGuard still has it.
 func (b *Bind) RemovePeer(pk key.Public) {
 	b.peersMu.Lock()
 	e := b.peers[pk]

@@ -406,6 +406,29 @@ func TestMappedAddr(t *testing.T) {
 	}
 }
 
+// TestMappedAddrExpiresInBetween has another agent forget what a STUN server said, and ask anew, after an agent was told of it and before it makes
+// its candidate.
+func TestMappedAddrExpiresInBetween(t *testing.T) {
+	b := openBind(t, loopbackOnly)
+	m := b.Mux()
+	server, _ := stunServer(t, 0, 0)
+	if _, err := m.GetXORMappedAddr(server, patience); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		ufrag string
+		other func()
+	}{
+		{"expired", func() { m.Expire(0) }},
+		{"asked", func() { m.mapping(server.AddrPort()) }},
+	} {
+		c.other()
+		if _, err := m.GetConnForURL(c.ufrag, "stun:"+server.String(), localUDP(b, "127.0.0.1")); err != nil {
+			t.Errorf("%s: %v", c.ufrag, err)
+		}
+	}
+}
+
 // TestServerReflexiveOnly connects agents that have no candidates but those that a STUN server tells them.
 func TestServerReflexiveOnly(t *testing.T) {
 	server, _ := stunServer(t, 0, 0)

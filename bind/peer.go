@@ -30,6 +30,9 @@ const NoEndpoint = "0.0.0.0:00"
 // shows up somewhere else, after its NAT has rebound say, WireGuard moves to a plain [Endpoint] and the tunnel goes on; the
 // next path that is set has to be handed to WireGuard again (SetEndpointFromPacket).
 //
+// It does so too with a packet that was received before the endpoint was removed: it may come to an endpoint that is dead, whatever it was given
+// since. That one sends through the endpoint that the peer has by then, or else to where its last path led, as a plain endpoint would.
+//
 // # Locking
 //
 // Sending and receiving load path and nothing else. The mutex orders the changes of the path with the packet that waits for one.
@@ -84,6 +87,10 @@ func (e *PeerEndpoint) SetWanted(f func()) {
 // handshake initiation that waited for a path goes on waiting for [PeerEndpoint.FlushHeld].
 func (e *PeerEndpoint) SetPath(p *Path) {
 	e.mu.Lock()
+	if p != nil {
+		remote := p.remote
+		e.last.Store(&remote)
+	}
 	if e.removed || p != nil && p == e.path.Load() {
 		e.mu.Unlock()
 		return
@@ -97,8 +104,6 @@ func (e *PeerEndpoint) SetPath(p *Path) {
 		} else {
 			e.bind.table.add(e, p)
 		}
-		remote := p.remote
-		e.last.Store(&remote)
 	}
 	e.stopDiscoveryLocked()
 	old := e.path.Swap(p)
@@ -187,6 +192,26 @@ func (e *PeerEndpoint) release(p *Path) {
 	} else {
 		e.bind.table.remove(p)
 	}
+}
+
+// successor returns what sends in the place of an endpoint that was removed; nil if it was not, or has never had a path.
+func (e *PeerEndpoint) successor() conn.Endpoint {
+	e.mu.Lock()
+	removed := e.removed
+	e.mu.Unlock()
+	if !removed {
+		return nil
+	}
+	e.bind.peersMu.Lock()
+	next := e.bind.peers[e.pk]
+	e.bind.peersMu.Unlock()
+	if next != nil {
+		return next
+	}
+	if last := e.last.Load(); last != nil {
+		return newEndpoint(*last, local{})
+	}
+	return nil
 }
 
 // remove drops everything that the bind has for the peer. The endpoint is dead from then on.
@@ -296,10 +321,13 @@ func (e *PeerEndpoint) DstIP() netip.Addr { return e.remote().Addr() }
 // DstToBytes implements [conn.Endpoint]: what WireGuard's cookies are made from.
 func (e *PeerEndpoint) DstToBytes() []byte { return dstBytes(e.remote()) }
 
-// DstToString implements [conn.Endpoint]: the current path's remote address, which "wg show" prints; [NoEndpoint] if there is none.
+// DstToString implements [conn.Endpoint]: the address that is sent to, which "wg show" prints; [NoEndpoint] if there is none.
 func (e *PeerEndpoint) DstToString() string {
 	if p := e.path.Load(); p != nil && p.remote.IsValid() {
 		return p.remote.String()
+	}
+	if next := e.successor(); next != nil {
+		return next.DstToString()
 	}
 	return NoEndpoint
 }

@@ -55,7 +55,7 @@ func TestHeldInitiation(t *testing.T) {
 	if err := a.Send([][]byte{initiation(3)}, e); err != nil {
 		t.Fatal(err)
 	}
-	// A removed peer holds nothing and sends nothing.
+	// A removed peer holds nothing. WireGuard may have its endpoint all the same.
 	a.RemovePeer(testKey(1))
 	e.SetPath(NewDirectPath(netip.Addr{}, b.addr4()))
 	if e.Path() != nil || e.held != nil {
@@ -64,8 +64,15 @@ func TestHeldInitiation(t *testing.T) {
 	if err := a.Send([][]byte{initiation(4)}, e); err != nil || e.held != nil {
 		t.Errorf("a removed endpoint held a packet (%v)", err)
 	}
-	if a.Peer(testKey(1)) == e {
+	if got := b.next(t); !bytes.Equal(got.data, initiation(4)) || e.DstToString() != b.addr4().String() {
+		t.Errorf("got % x to %s, want the initiation to where the last path led", got.data, e.DstToString())
+	}
+	next := a.Peer(testKey(1))
+	if next == e {
 		t.Error("the removed endpoint came back")
+	}
+	if err := a.Send([][]byte{initiation(5)}, e); err != nil || next.held == nil {
+		t.Errorf("the packet does not wait for the path of the endpoint that is there now (%v)", err)
 	}
 }
 

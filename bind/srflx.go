@@ -36,7 +36,9 @@ type mapping struct {
 	addr netip.AddrPort // as the server sees us
 	base netip.Addr     // our own address that asked
 	err  error
-	at   time.Time
+	at   time.Time // zero: expired
+
+	last *mapping // that this one replaces: whoever was told of it may yet ask for its base; guarded by the mux's mu
 }
 
 func (p *mapping) finished() bool {
@@ -89,8 +91,9 @@ func (m *Mux) mapping(dst netip.AddrPort) (p *mapping, ours bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	now := time.Now()
-	if p := m.mappings[dst]; p != nil && p.freshLocked(now) {
-		return p, false
+	old := m.mappings[dst]
+	if old != nil && old.freshLocked(now) {
+		return old, false
 	}
 	if len(m.mappings) >= maxMappings {
 		for d, p := range m.mappings {
@@ -99,7 +102,10 @@ func (m *Mux) mapping(dst netip.AddrPort) (p *mapping, ours bool) {
 			}
 		}
 	}
-	p = &mapping{done: make(chan struct{})}
+	p = &mapping{done: make(chan struct{}), last: old}
+	if old != nil {
+		old.last = nil
+	}
 	if len(m.mappings) < maxMappings {
 		m.mappings[dst] = p
 	}
@@ -113,9 +119,9 @@ func (m *Mux) Expire(age time.Duration) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	now := time.Now()
-	for dst, p := range m.mappings {
+	for _, p := range m.mappings {
 		if p.finished() && now.Sub(p.at) >= age {
-			delete(m.mappings, dst)
+			p.at = time.Time{}
 		}
 	}
 }
@@ -241,6 +247,9 @@ func (m *Mux) checkBaseLocked(url string, l netip.Addr) error {
 	}
 	asked := false
 	for dst, p := range m.mappings {
+		if !p.finished() && p.last != nil {
+			p = p.last
+		}
 		if known && dst != server || dst.Addr().Is4() != l.Is4() || !p.finished() || p.err != nil {
 			continue
 		}
@@ -278,7 +287,7 @@ func (m *Mux) NATHints() (symmetric, known bool) {
 	seen := make(map[netip.Addr]netip.AddrPort) // by base
 	for _, p := range m.mappings {
 		// Answers of another time may be from before a rebinding of the NAT, which would look the same.
-		if !p.finished() || p.err != nil || newest.Sub(p.at) > 2*mappingTTL {
+		if !p.finished() || p.err != nil || p.at.IsZero() || newest.Sub(p.at) > 2*mappingTTL {
 			continue
 		}
 		first, ok := seen[p.base]

@@ -5,7 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"io"
+	"log/slog"
 	"net"
 	"net/netip"
 	"net/url"
@@ -24,6 +26,7 @@ import (
 	"github.com/wice-go/wice-go/proto/key"
 	"github.com/wice-go/wice-go/signal"
 	"github.com/wice-go/wice-go/signal/inproc"
+	"github.com/wice-go/wice-go/test/program"
 	"github.com/wice-go/wice-go/tun/netstack"
 )
 
@@ -298,6 +301,42 @@ func TestPortInUse(t *testing.T) {
 	}
 	if err == nil || !strings.Contains(err.Error(), fmt.Sprint(port)) {
 		t.Errorf("got %v, want an error that names port %d", err, port)
+	}
+}
+
+// TestNetworkIsPolledWhileDown checks that sockets which are closed for a while are not taken for another network: what has begun again by then would
+// begin once more.
+func TestNetworkIsPolledWhileDown(t *testing.T) {
+	var log program.Buffer
+	e := newEndWith(t, key.NewPrivate(), "10.0.0.1", "", Options{Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	seed := maphash.MakeSeed()
+	changes := func() int { return strings.Count(log.String(), "network changed") }
+	poll := func(last uint64) (now uint64, changed bool) {
+		before := changes()
+		now = e.pollNetwork(seed, last)
+		return now, changes() > before
+	}
+	if err := e.wg.Up(); err != nil {
+		t.Fatal(err)
+	}
+	first, changed := poll(0)
+	if first == 0 || changed {
+		t.Errorf("the first poll: got %d, %t", first, changed)
+	}
+	if err := e.wg.Down(); err != nil {
+		t.Fatal(err)
+	}
+	if last, changed := poll(first); last != first || changed {
+		t.Errorf("while it is down: got %d, %t, want %d", last, changed, first)
+	}
+	if err := e.wg.Up(); err != nil {
+		t.Fatal(err)
+	}
+	if last, changed := poll(first); last != first || changed {
+		t.Errorf("up again: got %d, %t, want %d", last, changed, first)
+	}
+	if last, changed := poll(first + 1); last != first || !changed {
+		t.Errorf("other addresses: got %d, %t", last, changed)
 	}
 }
 

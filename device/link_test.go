@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	wgdevice "golang.zx2c4.com/wireguard/device"
 	wgtun "golang.zx2c4.com/wireguard/tun"
 
 	"github.com/wice-go/wice-go/device/config"
@@ -113,7 +114,9 @@ func TestDropInFollowsLink(t *testing.T) {
 	if s := e.until(t, "connected after a reload", connected); s.Peers[0].Name != "robert" || dev.lookup(bob.Public()).session != session {
 		t.Errorf("got the name %q, and a session that is another one", s.Peers[0].Name)
 	}
+	before := dev.lookup(bob.Public()).endpoint
 	reload("[peer robert: ICE]", config.Peer{PublicKey: bob.Public(), Name: "robert", ICE: config.ICEOff})
+	dev.wg.LookupPeer(wgdevice.NoisePublicKey(bob.Public())).SetEndpointFromPacket(before) // as a packet does that was received before
 	e.until(t, "plain", func(s *control.Status) bool { return s.Peers[0].State == control.StatePlain })
 	e.ping(t, other.address)
 	reload(fmt.Sprintf("[peer %s: Name, ICE]", bob.Public()))

@@ -80,8 +80,10 @@ func (d *Device) Reload(file *config.Config) (*config.Reload, error) {
 	for _, f := range plain {
 		f()
 	}
-	for _, n := range named {
-		d.startFollow(n)
+	if d.started { // else Up follows them with the others
+		for _, n := range named {
+			d.startFollow(n)
+		}
 	}
 	d.eachPeer(func(p *peer) {
 		p.session.SetLazy(d.isLazy(p.key))

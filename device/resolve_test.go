@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -159,4 +160,28 @@ func TestNameFoundMeanwhile(t *testing.T) {
 	if got := a.uapi(t, "get=1\n\n"); !strings.Contains(got, "endpoint=192.0.2.1:9\n") {
 		t.Errorf("got %q", got)
 	}
+}
+
+// TestReloadBeforeUp gives a peer another name before the interface is up: Up alone has it looked up, lest it be twice for as long as the device runs.
+func TestReloadBeforeUp(t *testing.T) {
+	ka, kb := key.NewPrivate(), key.NewPrivate()
+	names := newNameServer(t)
+	a := newNamed(t, names, ka, kb, 51820)
+	file := *a.Config()
+	file.Peers = slices.Clone(file.Peers)
+	file.Peers[0].Endpoint = "other.example.:51820"
+	if plan, err := a.Reload(&file); err != nil || len(plan.Changes) != 1 {
+		t.Fatalf("got %+v, %v", plan, err)
+	}
+	idle := make(chan struct{})
+	go func() { a.tasks.Wait(); close(idle) }()
+	select {
+	case <-idle:
+	case <-time.After(patience):
+		t.Error("the name is looked up before Up")
+	}
+	if err := a.Up(0); err != nil {
+		t.Fatal(err)
+	}
+	<-names.asked
 }

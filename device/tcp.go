@@ -24,6 +24,10 @@ const (
 	tcpReadPackets = 64      // packets that wait to be read from one connection
 	tcpWriteBuffer = 4 << 20 // bytes of one connection; what does not fit is dropped, as by a UDP socket
 	tcpFirstCheck  = 5 * time.Second
+
+	// tcpUnknown is how long a connection lives whose first check is for no agent: one that has ended meanwhile, mostly. An agent is there before
+	// its candidates are announced.
+	tcpUnknown = time.Second
 )
 
 // tcpMux accepts ICE-TCP connections (RFC 6544) for all sessions, for peers whose networks let no UDP through. It is empty until the
@@ -61,11 +65,12 @@ func (m *tcpMux) open(ctx context.Context, port uint16, control func(string, str
 	}
 	m.conns = &trackedListener{Listener: netutil.LimitListener(l, maxTCPConns), open: make(map[*trackedConn]bool)}
 	m.inner = ice.NewTCPMuxDefault(ice.TCPMuxParams{
-		Listener:             m.conns,
-		Logger:               quiet{},
-		ReadBufferSize:       tcpReadPackets,
-		WriteBufferSize:      tcpWriteBuffer,
-		FirstStunBindTimeout: tcpFirstCheck,
+		Listener:                     m.conns,
+		Logger:                       quiet{},
+		ReadBufferSize:               tcpReadPackets,
+		WriteBufferSize:              tcpWriteBuffer,
+		FirstStunBindTimeout:         tcpFirstCheck,
+		AliveDurationForConnFromStun: tcpUnknown,
 	})
 }
 

@@ -1,13 +1,17 @@
 package device
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
+	"os"
 	"testing"
 	"time"
+
+	"github.com/pion/stun"
 
 	"github.com/wice-go/wice-go/proto/key"
 	"github.com/wice-go/wice-go/signal/inproc"
@@ -118,6 +122,25 @@ func TestTCPMuxClose(t *testing.T) {
 		t.Errorf("after Close: got %v, want net.ErrClosed", err)
 	}
 	m.RemoveConnByUfrag("ufrag") // nothing to remove
+}
+
+// TestTCPMuxUnknown sends the check for an agent that has ended: its connection ends too, and with it what the mux has for it, within the time in which
+// TestRemovedPeerLeavesNothing wants nothing to be left.
+func TestTCPMuxUnknown(t *testing.T) {
+	m := openMux(t, 0)
+	c, err := net.DialTCP("tcp", nil, m.addr(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	check := stun.MustBuild(stun.TransactionID, stun.BindingRequest, stun.NewUsername("gone:peer"), stun.Fingerprint).Raw
+	if _, err := c.Write(append(binary.BigEndian.AppendUint16(nil, uint16(len(check))), check...)); err != nil { // RFC 4571
+		t.Fatal(err)
+	}
+	c.SetReadDeadline(time.Now().Add(patience))
+	if _, err := c.Read(make([]byte, 1)); errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Error("the connection is kept")
+	}
 }
 
 // TestTCPMuxEmpty uses a mux that was never opened, as where TCP is not wanted.

@@ -130,18 +130,31 @@ func (d *Device) watchNetwork() {
 		case <-d.ctx.Done():
 			return
 		case <-tick.C:
-		}
-		d.refreshOverlay()
-		if now := d.networkHash(seed); now != last {
-			last = now
-			d.networkChanged()
+			last = d.pollNetwork(seed, last)
 		}
 	}
 }
 
-// networkHash has no port in it: see followPort.
+// pollNetwork compares the host's addresses with those of the last poll, and returns what the next one compares with. It doesn't while the bind is
+// closed: what begins when it is open again begins with the addresses of then.
+func (d *Device) pollNetwork(seed maphash.Seed, last uint64) uint64 {
+	d.refreshOverlay()
+	now := d.networkHash(seed)
+	if now == 0 {
+		return last
+	}
+	if last != 0 && now != last {
+		d.networkChanged()
+	}
+	return now
+}
+
+// networkHash is of the host's addresses, also where it has none; 0 if the bind is closed. It has no port in it: see followPort.
 func (d *Device) networkHash(seed maphash.Seed) uint64 {
-	var sum uint64
+	if d.bind.Port() == 0 {
+		return 0
+	}
+	sum := uint64(1)
 	for _, a := range d.bind.Mux().GetListenAddresses() {
 		sum += maphash.String(seed, a.(*net.UDPAddr).IP.String()) // a sum: the order does not matter
 	}

@@ -30,11 +30,13 @@ func (r *running) share(dev wgtun.Device, kernel bool) wgtun.Device {
 	return r.inner
 }
 
-// Network implements [control.Daemon].
+// Network implements [control.Daemon]. The client counts from here on: it takes its time until it has made its namespace, in which the command may end
+// that the daemon was started for.
 func (d *daemon) Network(ctx context.Context) (control.Network, error) {
 	if d.inner == nil {
 		return control.Network{}, errors.ErrUnsupported
 	}
+	context.AfterFunc(ctx, d.guests.enter())
 	status, err := d.dev.Status(ctx)
 	if err != nil {
 		return control.Network{}, err
@@ -89,11 +91,6 @@ func (d *daemon) Attach(file *os.File) (control.Attached, error) {
 	if err != nil {
 		return nil, err
 	}
-	leave := d.guests.enter()
-	go func() {
-		<-port.Done()
-		leave()
-	}()
 	d.log.Info("a namespace takes part in the tunnel", "interface", d.name)
 	return port, nil
 }

@@ -58,7 +58,7 @@ type Daemon interface {
 	// Metrics writes the Prometheus text format. [WriteMetrics] does so for a [Status].
 	Metrics(w io.Writer) error
 
-	// Network says what a network stack needs to take part in the tunnel.
+	// Network says what a network stack needs to take part in the tunnel. Its client is one from then on until ctx ends.
 	Network(ctx context.Context) (Network, error)
 
 	// Proxies starts two proxies into the tunnel, which end when the Closer is closed.

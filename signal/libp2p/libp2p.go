@@ -251,9 +251,9 @@ func (b *Backend) connected(_ network.Network, c network.Conn) {
 	b.env.Sink.PeerAvailable(k)
 }
 
-func (b *Backend) disconnected(n network.Network, c network.Conn) {
+func (b *Backend) disconnected(_ network.Network, c network.Conn) {
 	for _, r := range b.relays {
-		if r.info.ID == c.RemotePeer() && n.Connectedness(r.info.ID) == network.NotConnected {
+		if r.info.ID == c.RemotePeer() {
 			wake(r.lost)
 		}
 	}

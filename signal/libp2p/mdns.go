@@ -179,8 +179,8 @@ func (b *Backend) found(info peer.AddrInfo) {
 	if info.ID == b.host.ID() {
 		return
 	}
-	k, configured := b.gater.key(info.ID)
-	before := b.remember(info, configured)
+	before := b.remember(info)
+	k, configured := b.gater.key(info.ID) // not before: who configures it in between would know of no announcement
 	if !configured {
 		return
 	}
@@ -253,15 +253,18 @@ type sighting struct {
 
 // remember keeps an announcement, and returns the addresses of the one before: its sender may be configured a moment later, and
 // announces itself again only after a minute.
-func (b *Backend) remember(info peer.AddrInfo, configured bool) (before []ma.Multiaddr) {
+func (b *Backend) remember(info peer.AddrInfo) (before []ma.Multiaddr) {
 	now := time.Now()
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if len(b.heard) >= maxHeard {
 		maps.DeleteFunc(b.heard, func(_ peer.ID, s sighting) bool { return now.Sub(s.at) >= foundTTL })
 	}
-	old, ok := b.heard[info.ID]
-	if ok || configured || len(b.heard) < maxHeard {
+	old, room := b.heard[info.ID]
+	if room = room || len(b.heard) < maxHeard; !room {
+		_, room = b.gater.key(info.ID)
+	}
+	if room {
 		b.heard[info.ID] = sighting{info, now}
 	}
 	return old.info.Addrs

@@ -22,6 +22,11 @@ import (
 func reaching(t *testing.T, q url.Values) (*Backend, *signaltest.Recorder) {
 	t.Helper()
 	sink := signaltest.NewRecorder()
+	return reachingFrom(t, sink, q), sink
+}
+
+func reachingFrom(t *testing.T, sink signal.Sink, q url.Values) *Backend {
+	t.Helper()
 	q.Set("mdns", "false")
 	q.Set("listen", "/ip4/127.0.0.1/tcp/0")
 	c, err := ParseConfig([]url.Values{q})
@@ -35,7 +40,7 @@ func reaching(t *testing.T, q url.Values) (*Backend, *signaltest.Recorder) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { b.Close() })
-	return b, sink
+	return b
 }
 
 // startServer runs a rendezvous that has room for so many reservations.
@@ -124,6 +129,96 @@ func TestReachWhileAddressesChange(t *testing.T) {
 		case <-done:
 			return
 		default:
+		}
+	}
+}
+
+// TestAnnouncedWhileConfigured has a peer configured while an announcement of it is being taken, after which it would be silent for a minute: it is
+// noted before anything is asked about the peer.
+func TestAnnouncedWhileConfigured(t *testing.T) {
+	b, sink := reaching(t, url.Values{})
+	other := key.NewPrivate().Public()
+	id, err := node.PeerID(other)
+	if err != nil {
+		t.Fatal(err)
+	}
+	taken := make(chan struct{})
+	func() {
+		b.gater.mu.Lock() // as the one who configures it does
+		defer b.gater.mu.Unlock()
+		go func() {
+			defer close(taken)
+			b.found(peer.AddrInfo{ID: id, Addrs: []ma.Multiaddr{ma.StringCast("/ip4/127.0.0.1/tcp/1")}})
+		}()
+		noted := func() bool {
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			_, ok := b.heard[id]
+			return ok
+		}
+		tick := time.NewTicker(time.Millisecond)
+		defer tick.Stop()
+		for deadline := time.After(20 * time.Second); !noted(); {
+			select {
+			case <-tick.C:
+			case <-deadline:
+				t.Error("the announcement is not noted")
+				return
+			}
+		}
+	}()
+	<-taken
+	b.SetPeers([]key.Public{other})
+	told(t, sink, other)
+	if err := b.Reach(other); err != nil {
+		t.Error(err)
+	}
+}
+
+// busySink keeps the goroutine of a bootstrap busy that tells of ICE servers.
+type busySink struct {
+	*signaltest.Recorder
+	told, goOn chan struct{}
+}
+
+func (s busySink) ICEServersChanged() {
+	wake(s.told)
+	<-s.goOn
+}
+
+// TestReservationAfterAnotherConnection loses the connection to a bootstrap, and has another one made, before the goroutine that has the reservation
+// looks: it has to ask for another one.
+func TestReservationAfterAnotherConnection(t *testing.T) {
+	q := func(s *rendezvous.Server) url.Values {
+		return url.Values{"bootstrap": s.Bootstraps(), "dht": {"false"}}
+	}
+	s := startServer(t, 8)
+	sink := busySink{signaltest.NewRecorder(), make(chan struct{}, 1), make(chan struct{})}
+	a := reachingFrom(t, sink, q(s))
+	<-sink.told
+	r := a.relays[0]
+	if err := a.host.Network().ClosePeer(r.info.ID); err != nil {
+		t.Error(err)
+	}
+	if _, err := a.host.Network().DialPeer(t.Context(), r.info.ID); err != nil {
+		t.Error(err)
+	}
+	close(sink.goOn)
+
+	b, _ := reaching(t, q(s))
+	a.SetPeers([]key.Public{b.env.Identity.Public()})
+	b.SetPeers([]key.Public{a.env.Identity.Public()})
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.After(20 * time.Second); ; {
+		err := b.Publish(t.Context(), a.env.Identity.Public(), []byte("offer"))
+		if err == nil {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatal(err)
 		}
 	}
 }

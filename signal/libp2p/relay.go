@@ -59,7 +59,7 @@ type relay struct {
 	info peer.AddrInfo
 	name string // host:port for people
 
-	lost  chan struct{} // the connection went away
+	lost  chan struct{} // a connection went away
 	check chan struct{} // there is reason to doubt that the connection works
 
 	untold atomic.Bool // there was a connection of which the peers were not told
@@ -177,6 +177,7 @@ func (r *relay) hold(ctx context.Context, renew time.Duration) error {
 			if r.b.host.Network().Connectedness(r.info.ID) == network.NotConnected {
 				return errors.New("the connection was lost")
 			}
+			reservation.Reset(0) // another connection stands, which a DHT query has made, say: the reservation went with the first
 		case <-reservation.C:
 			var next time.Duration
 			if next, err = r.reserve(ctx); err == nil {

@@ -23,8 +23,7 @@ type quota struct {
 	// mu guards all following.
 	mu    sync.Mutex
 	keys  map[key.Public]*usage
-	users map[allocation]string // the username of each allocation
-	held  map[holder]int        // how many of them a client has
+	held  map[holder]int // how many allocations a client has
 	count int
 }
 
@@ -37,13 +36,10 @@ type usage struct {
 	limiter *rate.Limiter
 }
 
-// allocation is the client's address and the server's.
-type allocation struct{ src, dst string }
-
 func newQuota(l Limits) *quota {
 	return &quota{
 		total: l.Allocations, perKey: l.AllocationsPerKey, bytesPerSecond: l.BytesPerSecond,
-		keys: map[key.Public]*usage{}, users: map[allocation]string{}, held: map[holder]int{},
+		keys: map[key.Public]*usage{}, held: map[holder]int{},
 	}
 }
 
@@ -66,7 +62,7 @@ func (q *quota) reserve(k key.Public, now time.Time) bool {
 }
 
 // add counts an allocation and returns the limiter of its key.
-func (q *quota) add(k key.Public, username string, src, dst net.Addr) *rate.Limiter {
+func (q *quota) add(k key.Public, username string, src net.Addr) *rate.Limiter {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	u := q.keys[k]
@@ -79,22 +75,19 @@ func (q *quota) add(k key.Public, username string, src, dst net.Addr) *rate.Limi
 	}
 	u.live++
 	q.count++
-	q.users[allocation{src.String(), dst.String()}] = username
 	q.held[holder{username, src.String()}]++
 	return u.limiter
 }
 
-func (q *quota) remove(k key.Public, src, dst net.Addr) {
+// remove takes back what add has counted. The client may have made another allocation by then, as one that has expired is closed before this is
+// called.
+func (q *quota) remove(k key.Public, username string, src net.Addr) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	a := allocation{src.String(), dst.String()}
-	u := q.keys[k]
-	username, ok := q.users[a]
-	if !ok || u == nil {
+	u, h := q.keys[k], holder{username, src.String()}
+	if u == nil || q.held[h] == 0 {
 		return
 	}
-	delete(q.users, a)
-	h := holder{username, a.src}
 	if q.held[h]--; q.held[h] == 0 {
 		delete(q.held, h)
 	}

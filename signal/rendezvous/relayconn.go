@@ -75,10 +75,12 @@ func (c *relayConn) within(n int) bool {
 	return l == nil || l.AllowN(time.Now(), n)
 }
 
-// Close implements [net.PacketConn].
+// Close implements [net.PacketConn]. Closed once more, it leaves alone the one that has its port by then.
 func (c *relayConn) Close() error {
 	c.t.mu.Lock()
-	delete(c.t.relays, c.announced)
+	if c.t.relays[c.announced] == c {
+		delete(c.t.relays, c.announced)
+	}
 	c.t.mu.Unlock()
 	return c.BatchConn.Close()
 }

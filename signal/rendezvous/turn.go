@@ -189,12 +189,12 @@ func (t *turnServer) admit(username, _ string, src net.Addr) bool {
 	return true
 }
 
-func (t *turnServer) created(src, dst net.Addr, _, username, _ string, relay net.Addr, _ int) {
+func (t *turnServer) created(src, _ net.Addr, _, username, _ string, relay net.Addr, _ int) {
 	k, _, ok := parseUsername(username)
 	if !ok {
 		return
 	}
-	limiter := t.quota.add(k, username, src, dst)
+	limiter := t.quota.add(k, username, src)
 	t.mu.Lock()
 	c := t.relays[addrPort(relay)]
 	t.mu.Unlock()
@@ -204,9 +204,9 @@ func (t *turnServer) created(src, dst net.Addr, _, username, _ string, relay net
 	t.log.Debug("TURN allocation made", "peer", k.Short(), "source", src, "relay", relay)
 }
 
-func (t *turnServer) deleted(src, dst net.Addr, _, username, _ string) {
+func (t *turnServer) deleted(src, _ net.Addr, _, username, _ string) {
 	if k, _, ok := parseUsername(username); ok {
-		t.quota.remove(k, src, dst)
+		t.quota.remove(k, username, src)
 	}
 }
 

@@ -214,9 +214,56 @@ func TestQuotaReservationsEnd(t *testing.T) {
 	if !q.reserve(k, now.Add(reservationLife)) {
 		t.Error("a request that came to nothing counts for ever")
 	}
-	q.add(k, "u", udp("192.0.2.1:1"), udp("192.0.2.9:1"))
+	q.add(k, "u", udp("192.0.2.1:1"))
 	if q.reserve(k, now.Add(time.Hour)) {
 		t.Error("an allocation does not count")
+	}
+}
+
+// TestQuotaOfTwoAtOneAddress counts two allocations of a client's address, as over UDP and TCP or one after another of which the first is deleted late:
+// when both are deleted, none counts.
+func TestQuotaOfTwoAtOneAddress(t *testing.T) {
+	s := start(t, nil)
+	k := key.NewPrivate().Public()
+	client, server := udp("192.0.2.1:1000"), udp("192.0.2.9:3478")
+	first, _ := s.turn.credentials.issue(k, time.Now().Add(time.Minute))
+	second, _ := s.turn.credentials.issue(k, time.Now().Add(time.Hour))
+	for _, users := range [][2]string{{first, second}, {first, first}} {
+		for _, user := range users {
+			s.turn.created(client, server, "", user, realm, udp("192.0.2.9:5000"), 0)
+		}
+		s.turn.deleted(client, server, "", users[0], realm)
+		if !s.turn.quota.holds(users[1], client) || s.turn.quota.count != 1 {
+			t.Errorf("%s and %s: %d are counted after the first has gone", users[0], users[1], s.turn.quota.count)
+		}
+		s.turn.deleted(client, server, "", users[1], realm)
+		s.turn.deleted(client, server, "", users[1], realm)
+		if q := s.turn.quota; q.count != 0 || len(q.held) != 0 || len(q.keys) != 0 {
+			t.Errorf("%s and %s: %d are counted after both have gone", users[0], users[1], q.count)
+		}
+	}
+}
+
+// TestRelayIsClosedAgain closes a relay's socket again once another one has its port.
+func TestRelayIsClosedAgain(t *testing.T) {
+	s := start(t, nil)
+	g := &relayGenerator{s.turn, endpoint{listen: loopback, announce: loopback}}
+	old, addr, err := g.AllocatePacketConn("udp4", 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	old.Close()
+	if s.turn.relays[addrPort(addr)] != nil {
+		t.Error("a relay that was closed is left")
+	}
+	next, _, err := g.AllocatePacketConn("udp4", int(addrPort(addr).Port()))
+	if err != nil {
+		t.Skipf("another program has the port: %v", err)
+	}
+	defer next.Close()
+	old.Close()
+	if s.turn.relays[addrPort(addr)] != next {
+		t.Error("the relay that has the port now is not known any more")
 	}
 }
 

@@ -44,23 +44,10 @@ func (m *agentMux) GetConnForURL(ufrag, url string, addr net.Addr) (net.PacketCo
 	return m.paced(m.UniversalUDPMux.GetConnForURL(ufrag, url, addr))
 }
 
-// GetXORMappedAddr asks the STUN server, until it answers, the time is over or the agent closes. It asks in rounds: a request or an
-// answer that is lost does no harm. When the agent closes, the round that runs ends by itself.
-func (m *agentMux) GetXORMappedAddr(server net.Addr, timeout time.Duration) (addr *stun.XORMappedAddress, err error) {
-	deadline := time.Now().Add(timeout)
-	for _, round := range []time.Duration{time.Second, 1500 * time.Millisecond, 2500 * time.Millisecond} {
-		round = min(round, time.Until(deadline))
-		if round <= 0 {
-			break
-		}
-		addr, err = await(m.ctx, func() (*stun.XORMappedAddress, error) {
-			return m.UniversalUDPMux.GetXORMappedAddr(server, round)
-		}, nil)
-		if err == nil || m.ctx.Err() != nil {
-			break
-		}
-	}
-	return addr, err
+// GetXORMappedAddr asks the STUN server, until it answers, the time is over or the agent closes. The question itself ends by the time. It is
+// one: asked again, the mux would say what it remembers of a server that did not answer.
+func (m *agentMux) GetXORMappedAddr(server net.Addr, timeout time.Duration) (*stun.XORMappedAddress, error) {
+	return await(m.ctx, func() (*stun.XORMappedAddress, error) { return m.UniversalUDPMux.GetXORMappedAddr(server, timeout) }, nil)
 }
 
 func (m *agentMux) paced(c net.PacketConn, err error) (net.PacketConn, error) {

@@ -3,12 +3,15 @@ package session
 import (
 	"net"
 	"net/netip"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/pion/ice/v2"
 	"github.com/pion/stun"
+	"golang.zx2c4.com/wireguard/conn"
 
+	"github.com/wice-go/wice-go/bind"
 	"github.com/wice-go/wice-go/proto"
 )
 
@@ -36,6 +39,43 @@ func TestPacing(t *testing.T) {
 				t.Errorf("%d pairs: number %d was checked %d times", n, i, c)
 			}
 		}
+	}
+}
+
+// TestSTUNServerIsPatientlyAsked has a STUN server miss as many requests as a mux sends in a second.
+func TestSTUNServerIsPatientlyAsked(t *testing.T) {
+	b := bind.New(bind.Options{IncludeLoopback: true})
+	receivers, _, err := b.Open(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var receiving sync.WaitGroup
+	defer receiving.Wait()
+	defer b.Shutdown()
+	for _, receive := range receivers {
+		receiving.Go(func() { receive([][]byte{make([]byte, 1500)}, make([]int, 1), make([]conn.Endpoint, 1)) }) // until the bind is closed
+	}
+	server, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	go func() {
+		buf := make([]byte, 1500)
+		for n := 1; ; n++ {
+			_, from, err := server.ReadFromUDP(buf)
+			if err != nil {
+				return
+			}
+			if n == 3 { // of those after 0, 0.5 and 1.5 s
+				id := stun.NewTransactionIDSetter([stun.TransactionIDSize]byte(buf[8:20]))
+				server.WriteToUDP(stun.MustBuild(id, stun.BindingSuccess, &stun.XORMappedAddress{IP: from.IP, Port: from.Port}).Raw, from)
+			}
+		}
+	}()
+	m := &agentMux{UniversalUDPMux: b.Mux(), ctx: t.Context()}
+	if got, err := m.GetXORMappedAddr(server.LocalAddr(), 5*time.Second); err != nil {
+		t.Errorf("got %v, %v, want the answer to the third request", got, err)
 	}
 }
 
