@@ -3,9 +3,12 @@ package e2e
 import (
 	"fmt"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"sync"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/wice-go/wice-go/test/program"
 )
@@ -29,6 +32,12 @@ func TestMain(m *testing.M) {
 func run(m *testing.M) int {
 	if os.Geteuid() != 0 {
 		return m.Run() // every test says what it lacks
+	}
+	// What was ignored when the tests began, as with nohup or behind an "&", would be ignored by all that they start.
+	for _, s := range []os.Signal{unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGUSR1, unix.SIGUSR2} {
+		if signal.Ignored(s) {
+			signal.Notify(make(chan os.Signal, 1), s)
+		}
 	}
 	dir, err := os.MkdirTemp("", "wice-e2e-")
 	if err != nil {
