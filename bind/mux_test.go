@@ -406,6 +406,33 @@ func TestMappedAddr(t *testing.T) {
 	}
 }
 
+// TestBaseOfBefore has the route to the STUN servers move to another address of the host. A server that has a name may be any of those that were asked,
+// and from the address of before none is any more.
+func TestBaseOfBefore(t *testing.T) {
+	b := openBind(t, loopbackOnly)
+	m := b.Mux()
+	var servers [2]*net.UDPAddr
+	for i := range servers {
+		servers[i], _ = stunServer(t, 0, 0)
+		m.Expire(0)
+		if _, err := m.GetXORMappedAddr(servers[i], patience); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m.mu.Lock()
+	m.mappings[servers[1].AddrPort()].base = netip.MustParseAddr("127.0.0.2")
+	m.mu.Unlock()
+	for _, other := range []func(){func() {}, func() { m.mapping(servers[0].AddrPort()) }} { // the first is being asked again
+		other()
+		if _, err := m.GetConnForURL("before", "stun:stun.example:3478", localUDP(b, "127.0.0.1")); err == nil {
+			t.Error("got a connection at the address of before")
+		}
+	}
+	if _, err := m.GetConnForURL("now", "stun:stun.example:3478", localUDP(b, "127.0.0.2")); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestMappedAddrExpiresInBetween has another agent forget what a STUN server said, and ask anew, after an agent was told of it and before it makes
 // its candidate.
 func TestMappedAddrExpiresInBetween(t *testing.T) {

@@ -30,15 +30,15 @@ const (
 // errNoAnswer says that a STUN server did not answer; UDP to it may be blocked.
 var errNoAnswer = errors.New("no answer")
 
-// mapping is what a STUN server sees of the shared socket. Done is closed when the other fields are final.
+// mapping is what a STUN server sees of the shared socket. Done is closed when the following fields are final, but for the time.
 type mapping struct {
 	done chan struct{}
 	addr netip.AddrPort // as the server sees us
 	base netip.Addr     // our own address that asked
 	err  error
-	at   time.Time // zero: expired
+	at   time.Time // zero: expired; guarded by the mux's mu, as is last
 
-	last *mapping // that this one replaces: whoever was told of it may yet ask for its base; guarded by the mux's mu
+	last *mapping // that this one replaces: whoever was told of it may yet ask for its base
 }
 
 func (p *mapping) finished() bool {
@@ -245,23 +245,25 @@ func (m *Mux) checkBaseLocked(url string, l netip.Addr) error {
 	if known && server.Addr().Is4() != l.Is4() {
 		return fmt.Errorf("%s is of another family than %s", url, l)
 	}
-	asked := false
-	for dst, p := range m.mappings {
-		if !p.finished() && p.last != nil {
-			p = p.last
+	for _, current := range []bool{true, false} { // what was said before counts only as long as there is nothing else
+		asked := false
+		for dst, p := range m.mappings {
+			if !current && !p.finished() && p.last != nil {
+				p = p.last
+			}
+			if known && dst != server || dst.Addr().Is4() != l.Is4() || !p.finished() || p.err != nil || current && p.at.IsZero() {
+				continue
+			}
+			if p.base == l || !p.base.IsValid() {
+				return nil
+			}
+			asked = true
 		}
-		if known && dst != server || dst.Addr().Is4() != l.Is4() || !p.finished() || p.err != nil {
-			continue
+		if asked {
+			return fmt.Errorf("%s is asked from another address than %s", url, l)
 		}
-		if p.base == l || !p.base.IsValid() {
-			return nil
-		}
-		asked = true
 	}
-	if !asked {
-		return fmt.Errorf("%s has not answered over the family of %s", url, l)
-	}
-	return fmt.Errorf("%s is asked from another address than %s", url, l)
+	return fmt.Errorf("%s has not answered over the family of %s", url, l)
 }
 
 // serverOf returns the address in a URL like "stun:192.0.2.1:3478", false if there is a host name in it.
