@@ -200,10 +200,8 @@ func (d *Device) startLocked() error {
 	d.mu.Unlock()
 	before := d.allPeers()
 	d.whole = true
-	if err := d.reconcile(); err != nil {
-		return err
-	}
-	d.pace(before)
+	err = d.reconcile()
+	d.pace(before) // this and the rest also if that has failed: the next operation goes on
 	if !d.started {
 		d.started = true
 		d.tasks.Go(d.watchNetwork)
@@ -211,7 +209,7 @@ func (d *Device) startLocked() error {
 			d.startFollow(n)
 		}
 	}
-	return nil
+	return err
 }
 
 // stopLocked ends what needs the sockets of WireGuard, until the next startLocked. The caller holds uapiMu.

@@ -356,6 +356,39 @@ func TestReconcileGoesOn(t *testing.T) {
 	}
 }
 
+// TestUpGoesOn has an interface come up that was configured before and whose signaling can't start, as a drop-in one does: the next operation starts
+// all the same what had to wait.
+func TestUpGoesOn(t *testing.T) {
+	trouble := errors.New("trouble")
+	d, err := New(Options{
+		Config: &config.Config{},
+		Tun:    newDownTUN(),
+		Backends: []Backend{{Name: "list", Factory: func(context.Context, signal.Env, []url.Values) (signal.Backend, error) {
+			return new(listBackend), trouble
+		}}},
+		Logger: discard,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	bob := key.NewPrivate().Public()
+	if err := d.ipcSet([]byte("private_key=" + key.NewPrivate().Hex() + "\npublic_key=" + bob.Hex() + "\n")); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Up(0); !errors.Is(err, trouble) {
+		t.Fatalf("got %v, want %v", err, trouble)
+	}
+	trouble = nil
+	if err := d.ipcSet([]byte("fwmark=0\n")); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the session starts", func() bool { return d.lookup(bob).session.Status().State != session.Idle })
+	if !d.started {
+		t.Error("nobody looks whether the network changes")
+	}
+}
+
 // TestReconcileCatchesUp has what was touched by operations that sessions could not follow be made good by the first one that they can.
 func TestReconcileCatchesUp(t *testing.T) {
 	d, err := New(Options{
