@@ -31,7 +31,8 @@ const NoEndpoint = "0.0.0.0:00"
 // next path that is set has to be handed to WireGuard again (SetEndpointFromPacket).
 //
 // It does so too with a packet that was received before the endpoint was removed: it may come to an endpoint that is dead, whatever it was given
-// since. That one sends through the endpoint that the peer has by then, or else to where its last path led, as a plain endpoint would.
+// since. That one sends through the endpoint that the peer has by then, or else to where its last path led, as a plain endpoint would. It does not
+// if that path was a relayed one or over TCP: the peer may be shown nothing else of us.
 //
 // # Locking
 //
@@ -45,6 +46,7 @@ type PeerEndpoint struct {
 	// atomic
 	path   atomic.Pointer[Path]
 	last   atomic.Pointer[netip.AddrPort] // the remote of the newest path that was not nil; not the path, which has a connection
+	direct atomic.Pointer[Endpoint]       // where that one led through the bind's own socket; nil: it was another way, or there was none
 	wanted atomic.Pointer[func()]
 
 	// watch is the discovery that waits for a large datagram, nil while none does.
@@ -90,6 +92,7 @@ func (e *PeerEndpoint) SetPath(p *Path) {
 	if p != nil {
 		remote := p.remote
 		e.last.Store(&remote)
+		e.direct.Store(p.dst)
 	}
 	if e.removed || p != nil && p == e.path.Load() {
 		e.mu.Unlock()
@@ -194,7 +197,7 @@ func (e *PeerEndpoint) release(p *Path) {
 	}
 }
 
-// successor returns what sends in the place of an endpoint that was removed; nil if it was not, or has never had a path.
+// successor returns what sends in the place of an endpoint that was removed; nil if it was not, or nothing may.
 func (e *PeerEndpoint) successor() conn.Endpoint {
 	e.mu.Lock()
 	removed := e.removed
@@ -208,8 +211,8 @@ func (e *PeerEndpoint) successor() conn.Endpoint {
 	if next != nil {
 		return next
 	}
-	if last := e.last.Load(); last != nil {
-		return newEndpoint(*last, local{})
+	if direct := e.direct.Load(); direct != nil {
+		return direct
 	}
 	return nil
 }

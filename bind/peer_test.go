@@ -2,6 +2,7 @@ package bind
 
 import (
 	"bytes"
+	"net"
 	"net/netip"
 	"testing"
 	"testing/synctest"
@@ -73,6 +74,23 @@ func TestHeldInitiation(t *testing.T) {
 	}
 	if err := a.Send([][]byte{initiation(5)}, e); err != nil || next.held == nil {
 		t.Errorf("the packet does not wait for the path of the endpoint that is there now (%v)", err)
+	}
+}
+
+// TestRemovedRelayedSendsNothing has a peer that was reached through a relay removed: nothing goes to it from an address of ours, which it may not know.
+func TestRemovedRelayedSendsNothing(t *testing.T) {
+	a, b := openBind(t, Options{}), openBind(t, Options{})
+	near, _ := net.Pipe()
+	defer near.Close()
+	e := a.Peer(testKey(1))
+	e.SetPath(NewDirectPath(netip.Addr{}, b.addr4()))
+	e.SetPath(NewConnPath(near, relayLocal, b.addr4()))
+	a.RemovePeer(testKey(1))
+	if err := a.Send([][]byte{initiation(1)}, e); err != nil || a.Stats().NoPath != 1 {
+		t.Errorf("got %v and %d packets without a path, want 1", err, a.Stats().NoPath)
+	}
+	if got := e.DstToString(); got != NoEndpoint {
+		t.Errorf("got %s, want no endpoint", got)
 	}
 }
 
