@@ -109,7 +109,10 @@ func TestExecTerminal(t *testing.T) {
 	outer.says("ready> ")
 	mark = markOf(2)
 	outer.types(wiceGo() + " exec " + iface + " -- sleep " + mark)
-	na.w.until(patience, "the command runs", func() (bool, string) { return len(running("sleep "+mark)) == 2, outer.String() })
+	// Before that, a process that is being made has the command line of exec: it can't be stopped in the middle of that, nor can exec.
+	na.w.until(patience, "the command runs", func() (bool, string) {
+		return slices.ContainsFunc(running("sleep "+mark), func(pid int) bool { return commandLine(pid) == "sleep "+mark }), outer.String()
+	})
 	outer.types("\x1a")
 	outer.says("Stopped")
 	outer.types("fg")
@@ -194,12 +197,16 @@ func running(line string) (pids []int) {
 		if err != nil {
 			continue
 		}
-		text, _ := os.ReadFile("/proc/" + e.Name() + "/cmdline")
-		if strings.HasSuffix(strings.TrimSpace(strings.ReplaceAll(string(text), "\x00", " ")), line) {
+		if strings.HasSuffix(commandLine(pid), line) {
 			pids = append(pids, pid)
 		}
 	}
 	return pids
+}
+
+func commandLine(pid int) string {
+	text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	return strings.TrimSpace(strings.ReplaceAll(string(text), "\x00", " "))
 }
 
 // stopped reports whether one of the processes is.
