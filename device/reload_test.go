@@ -1,19 +1,16 @@
 package device
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
-	"net/url"
 	"strings"
 	"testing"
 
 	"github.com/wice-go/wice-go/device/config"
 	"github.com/wice-go/wice-go/device/control"
 	"github.com/wice-go/wice-go/proto/key"
-	"github.com/wice-go/wice-go/signal"
 	"github.com/wice-go/wice-go/signal/inproc"
 	"github.com/wice-go/wice-go/test/program"
 )
@@ -212,18 +209,7 @@ func TestReloadGoesOn(t *testing.T) {
 	file := func() *config.Config {
 		return &config.Config{Interface: config.Interface{PrivateKey: key.NewPrivate(), Lazy: true}, Peers: []config.Peer{{PublicKey: bob}}}
 	}
-	d, err := New(Options{
-		Config: file(),
-		Tun:    newDownTUN(),
-		Backends: []Backend{{Name: "list", Factory: func(context.Context, signal.Env, []url.Values) (signal.Backend, error) {
-			return list, trouble
-		}}},
-		Logger: discard,
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer d.Close()
+	d := newListed(t, file(), list, &trouble)
 	if err := d.Up(0); err != nil {
 		t.Fatal(err)
 	}

@@ -41,6 +41,24 @@ func (b *listBackend) Publish(context.Context, key.Public, []byte) error {
 func (b *listBackend) Status() signal.Status { return signal.Status{Backend: "list"} }
 func (b *listBackend) Close() error          { return nil }
 
+// newListed makes a device whose signaling is the list, or can't start while there is trouble.
+func newListed(t *testing.T, c *config.Config, list *listBackend, trouble *error) *Device {
+	t.Helper()
+	d, err := New(Options{
+		Config: c,
+		Tun:    newDownTUN(),
+		Backends: []Backend{{Name: "list", Factory: func(context.Context, signal.Env, []url.Values) (signal.Backend, error) {
+			return list, *trouble
+		}}},
+		Logger: discard,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(d.Close)
+	return d
+}
+
 // changerBackend is one that is told of changes.
 type changerBackend struct{ listBackend }
 
@@ -321,18 +339,7 @@ func TestOwnKeyForAMoment(t *testing.T) {
 func TestReconcileGoesOn(t *testing.T) {
 	trouble := errors.New("trouble")
 	list := new(listBackend)
-	d, err := New(Options{
-		Config: &config.Config{},
-		Tun:    newDownTUN(),
-		Backends: []Backend{{Name: "list", Factory: func(context.Context, signal.Env, []url.Values) (signal.Backend, error) {
-			return list, trouble
-		}}},
-		Logger: discard,
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer d.Close()
+	d := newListed(t, new(config.Config), list, &trouble)
 	if err := d.Up(0); err != nil {
 		t.Fatal(err)
 	}
@@ -360,18 +367,7 @@ func TestReconcileGoesOn(t *testing.T) {
 // all the same what had to wait.
 func TestUpGoesOn(t *testing.T) {
 	trouble := errors.New("trouble")
-	d, err := New(Options{
-		Config: &config.Config{},
-		Tun:    newDownTUN(),
-		Backends: []Backend{{Name: "list", Factory: func(context.Context, signal.Env, []url.Values) (signal.Backend, error) {
-			return new(listBackend), trouble
-		}}},
-		Logger: discard,
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer d.Close()
+	d := newListed(t, new(config.Config), new(listBackend), &trouble)
 	bob := key.NewPrivate().Public()
 	if err := d.ipcSet([]byte("private_key=" + key.NewPrivate().Hex() + "\npublic_key=" + bob.Hex() + "\n")); err != nil {
 		t.Fatal(err)
